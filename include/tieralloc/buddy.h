@@ -1,0 +1,721 @@
+/*
+ * tieralloc/buddy.h - blocks of 2^order pages, aligned to their own size.
+ *
+ * SPDX-License-Identifier: MIT
+ *
+ * The binary buddy system (Knuth, The Art of Computer Programming, vol. 1,
+ * section 2.5, algorithms R and S) over the regions of a page map. A block of
+ * order k has one buddy, whose page index differs in bit k alone:
+ *
+ *     order 2  |        8         |  split   |   8   |   10  |
+ *     order 1  |                  |  ----->  |       |  free |
+ *                                 coalesce <------   buddies 8, 10
+ *
+ * One doubly linked list of free blocks per order, its links in the entries of
+ * the map, and one word of the orders whose list is not empty. Managed pages
+ * are never touched.
+ *
+ * Alloc and free: O(TIERALLOC_MAX_ORDER), no loop over pages. The struct takes
+ * 96 bytes and 8 per order on a 64-bit machine. Every free is checked at
+ * TIERALLOC_CHECKS 1. No function locks; the caller serialises access.
+ */
+#ifndef TIERALLOC_BUDDY_H
+#define TIERALLOC_BUDDY_H
+
+#include "pagemap.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* --- Types ---------------------------------------------------------------- */
+
+/* A buddy allocator. The caller owns the storage; the fields are private. */
+struct tier_buddy {
+    struct tier_pagemap map; /* the caller's map, by value: one load less */
+    uint32_t orders;         /* bit k: the list of order k has a block */
+    uint32_t head[TIERALLOC_MAX_ORDER + 1];        /* NIL: list is empty */
+    uint32_t free_blocks[TIERALLOC_MAX_ORDER + 1]; /* lengths of the lists */
+    size_t managed_pages;                          /* in regions, free or not */
+    size_t free_pages;                             /* in blocks on the lists */
+    size_t least_free_pages; /* fewest since the last region was added */
+    size_t failed_allocs;    /* no free block was large enough */
+    size_t refused_allocs;   /* an argument was outside its range */
+    size_t refused_frees;    /* bad pointers and double frees */
+};
+
+/* A snapshot of the counters. */
+struct tier_buddy_stats {
+    size_t managed_pages;   /* pages in regions */
+    size_t free_pages;      /* of these, free */
+    size_t peak_used_pages; /* most in use at once since a region was added */
+    int largest_free_order; /* -1 when nothing is free */
+    size_t free_blocks[TIERALLOC_MAX_ORDER + 1]; /* by order */
+    size_t failed_allocs;                        /* out of memory */
+    size_t refused_allocs;                       /* invalid arguments */
+    size_t refused_frees;                        /* invalid frees */
+};
+
+/* --- Lifecycle ------------------------------------------------------------ */
+
+/*
+ * Make *buddy an allocator over the pages of *map, with no region yet.
+ *
+ * The map must outlive the buddy and, while shared with other tiers, name each
+ * page in one of them only. O(TIERALLOC_MAX_ORDER).
+ */
+TIERALLOC_API void tier_buddy_init(struct tier_buddy *buddy,
+                                   const struct tier_pagemap *map);
+
+/*
+ * Add the memory [base, base + bytes), cut inwards to whole pages.
+ *
+ * May be called at any time, for memory anywhere in the map's span; adjacent
+ * regions coalesce. Cost: reads the kind of each page, a word at a time, and
+ * writes one entry for each block of the largest order.
+ *
+ * Returns TIER_OK, or with nothing changed:
+ *   TIER_ERR_OVERFLOW  base + bytes passes the end of the address space;
+ *   TIER_ERR_INVALID   the range holds no whole page;
+ *   TIER_ERR_FOREIGN   the range leaves the span of the map;
+ *   TIER_ERR_OVERLAP   a page of it is held already, free or not.
+ */
+TIERALLOC_API enum tier_status tier_buddy_add(struct tier_buddy *buddy,
+                                              void *base, size_t bytes);
+
+/*
+ * Take the memory [base, base + bytes) away, widened to whole pages.
+ *
+ * For holes before use (a device tree, firmware) and for regions that leave
+ * at run time; tier_buddy_add gives any part of it back. O(blocks removed).
+ *
+ * Returns TIER_OK, or with nothing changed:
+ *   TIER_ERR_OVERFLOW, TIER_ERR_FOREIGN  as for add;
+ *   TIER_ERR_INVALID   bytes is 0;
+ *   TIER_ERR_IN_USE    a page of it is allocated, or in no region.
+ */
+TIERALLOC_API enum tier_status tier_buddy_remove(struct tier_buddy *buddy,
+                                                 void *base, size_t bytes);
+
+/* --- Allocation ----------------------------------------------------------- */
+
+/*
+ * Allocate a block of 2^order pages, aligned to its own size; owner word 0.
+ *
+ * Contents are undefined. The most recently freed block of the smallest order
+ * that fits is taken. O(TIERALLOC_MAX_ORDER), touches no managed page.
+ *
+ * Returns NULL when no block of that order or above is free, or when order
+ * exceeds TIERALLOC_MAX_ORDER.
+ */
+TIERALLOC_API void *tier_buddy_alloc(struct tier_buddy *buddy, unsigned order);
+
+/*
+ * Allocate this very block: 2^order pages at `block`.
+ *
+ * Returns TIER_OK, or with nothing changed:
+ *   TIER_ERR_TOO_LARGE   order exceeds TIERALLOC_MAX_ORDER;
+ *   TIER_ERR_FOREIGN     block is outside the span of the map;
+ *   TIER_ERR_MISALIGNED  block is not aligned to 2^order pages;
+ *   TIER_ERR_IN_USE      a page of it is allocated, or in no region.
+ */
+TIERALLOC_API enum tier_status tier_buddy_alloc_at(struct tier_buddy *buddy,
+                                                   void *block, unsigned order);
+
+/*
+ * Free a block; its buddies coalesce at once. NULL is a no-op.
+ *
+ * The order is known from the map. O(TIERALLOC_MAX_ORDER), touches no managed
+ * page.
+ *
+ * Returns TIER_OK, or with nothing but a counter changed:
+ *   TIER_ERR_FOREIGN      not a page of this allocator's blocks;
+ *   TIER_ERR_DOUBLE_FREE  inside a free block;
+ *   TIER_ERR_MISALIGNED   inside an allocated block, not at a page's start;
+ *   TIER_ERR_INTERIOR     at a page's start inside one, not at the first.
+ */
+TIERALLOC_API enum tier_status tier_buddy_free(struct tier_buddy *buddy,
+                                               void *block);
+
+/* --- Inspection ----------------------------------------------------------- */
+
+/*
+ * Keep a word with an allocated block, to be found again by its address.
+ *
+ * The word lies in the page map, not in the block. O(1).
+ *
+ * Returns TIER_OK, or the status that tier_buddy_free would give.
+ */
+TIERALLOC_API enum tier_status tier_buddy_set_owner(struct tier_buddy *buddy,
+                                                    void *block,
+                                                    uintptr_t owner);
+
+/* The word kept with an allocated block; 0 for anything else. O(1). */
+TIERALLOC_API uintptr_t tier_buddy_owner(const struct tier_buddy *buddy,
+                                         const void *block);
+
+/* The order of an allocated block; -1 for anything else. O(1). */
+TIERALLOC_API int tier_buddy_order(const struct tier_buddy *buddy,
+                                   const void *block);
+
+/* Copy the counters into *stats. O(TIERALLOC_MAX_ORDER). */
+TIERALLOC_API void tier_buddy_stats(const struct tier_buddy *buddy,
+                                    struct tier_buddy_stats *stats);
+
+/*
+ * True when every invariant holds: each head is aligned to its order and lies
+ * in the span, no other head lies in its block, no two buddies are free, the
+ * free heads and the lists are the same set linked both ways, and the counters
+ * equal what is counted.
+ *
+ * So any change to the kind of a head, to a link or to a counter of free or
+ * managed pages is detected; an owner word is the caller's and is not.
+ * O(pages of the span), whatever the corruption; for tests and debugging.
+ */
+TIERALLOC_API bool tier_buddy_check(const struct tier_buddy *buddy);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* TIERALLOC_BUDDY_H */
+
+/* === Implementation ======================================================= */
+
+#if (defined(TIERALLOC_IMPLEMENTATION) || defined(TIERALLOC_STATIC)) && \
+    !defined(TIERALLOC_BUDDY_IMPLEMENTED)
+#define TIERALLOC_BUDDY_IMPLEMENTED
+
+#include "internal.h"
+
+_Static_assert(TIERALLOC_MAX_ORDER < 32, "an order has a bit in `orders`");
+
+TIERALLOC_API void tier_buddy_init(struct tier_buddy *buddy,
+                                   const struct tier_pagemap *map)
+{
+    tier_pagemap_share_(&buddy->map, map);
+    buddy->orders = 0;
+    for (unsigned order = 0; order <= TIERALLOC_MAX_ORDER; order++) {
+        buddy->head[order] = TIER_PAGE_NIL;
+        buddy->free_blocks[order] = 0;
+        TIER_OPAQUE_(order);
+    }
+    buddy->managed_pages = 0;
+    buddy->free_pages = 0;
+    buddy->least_free_pages = 0;
+    buddy->failed_allocs = 0;
+    buddy->refused_allocs = 0;
+    buddy->refused_frees = 0;
+}
+
+/* Pages in a block of an order. */
+TIER_INLINE_ uint32_t tier_order_pages_(unsigned order)
+{
+    return (uint32_t)1 << order;
+}
+
+/* Put a block on the list of its order. */
+TIER_INLINE_ void tier_buddy_link_(struct tier_buddy *buddy, uint32_t index,
+                                   unsigned order)
+{
+    uint32_t next = buddy->head[order];
+
+    buddy->map.kind[index] = (uint8_t)(TIER_KIND_FREE | order);
+    buddy->map.entry[index].link.next = next;
+    buddy->map.entry[index].link.prev = TIER_PAGE_NIL;
+    buddy->head[order] = index;
+    buddy->free_blocks[order]++;
+    if (next != TIER_PAGE_NIL) {
+        buddy->map.entry[next].link.prev = index;
+    } else {
+        buddy->orders |= tier_order_pages_(order);
+    }
+}
+
+/* Take a block off the list of its order, wherever in it; its kind stays. */
+TIER_INLINE_ void tier_buddy_unlink_(struct tier_buddy *buddy, uint32_t index,
+                                     unsigned order)
+{
+    uint32_t next = buddy->map.entry[index].link.next;
+    uint32_t prev = buddy->map.entry[index].link.prev;
+
+    buddy->free_blocks[order]--;
+    if (next != TIER_PAGE_NIL) {
+        buddy->map.entry[next].link.prev = prev;
+    }
+    if (prev != TIER_PAGE_NIL) {
+        buddy->map.entry[prev].link.next = next;
+        return;
+    }
+    buddy->head[order] = next;
+    if (next == TIER_PAGE_NIL) {
+        buddy->orders &= ~tier_order_pages_(order);
+    }
+}
+
+/* Link a block after joining it with its buddy as long as that is free. */
+TIER_INLINE_ void tier_buddy_coalesce_(struct tier_buddy *buddy, uint32_t index,
+                                       unsigned order)
+{
+    while (order < TIERALLOC_MAX_ORDER) {
+        uint32_t half = tier_order_pages_(order);
+        uint32_t other = index ^ half;
+
+        if (!tier_pagemap_spans_(&buddy->map, other) ||
+            buddy->map.kind[other] != (TIER_KIND_FREE | order)) {
+            break;
+        }
+        tier_buddy_unlink_(buddy, other, order);
+        buddy->map.kind[index | half] = TIER_KIND_NONE;
+        index &= ~half;
+        order++;
+    }
+    tier_buddy_link_(buddy, index, order);
+}
+
+/*
+ * Halve an unlinked block of order `from` down to order `to`, keeping the half
+ * that holds the page `target` and linking the other one each time.
+ */
+TIER_INLINE_ void tier_buddy_split_(struct tier_buddy *buddy, uint32_t target,
+                                    unsigned from, unsigned to)
+{
+    while (from > to) {
+        from--;
+        uint32_t half = tier_order_pages_(from);
+
+        tier_buddy_link_(buddy, (target & ~(half - 1)) ^ half, from);
+    }
+}
+
+/* Order of the largest aligned block that starts at begin, within end. */
+static unsigned tier_buddy_fit_(uint32_t begin, uint32_t end)
+{
+    unsigned order = 0;
+
+    while (order < TIERALLOC_MAX_ORDER &&
+           (begin & tier_order_pages_(order)) == 0 &&
+           end - begin >= tier_order_pages_(order + 1)) {
+        order++;
+    }
+    return order;
+}
+
+/* Make the pages [begin, end) free, in as few blocks as they allow. */
+static void tier_buddy_release_(struct tier_buddy *buddy, uint32_t begin,
+                                uint32_t end)
+{
+    while (begin < end) {
+        unsigned order = tier_buddy_fit_(begin, end);
+
+        tier_buddy_coalesce_(buddy, begin, order);
+        begin += tier_order_pages_(order);
+    }
+}
+
+/*
+ * Index of the head whose block, free or allocated, covers the page `index`;
+ * TIER_PAGE_NIL when none does. O(TIERALLOC_MAX_ORDER).
+ */
+static uint32_t tier_buddy_head_(const struct tier_buddy *buddy, uint32_t index)
+{
+    for (unsigned order = 0; order <= TIERALLOC_MAX_ORDER; order++) {
+        uint32_t head = index & ~(tier_order_pages_(order) - 1);
+
+        if (!tier_pagemap_spans_(&buddy->map, head)) {
+            break;
+        }
+        unsigned kind = buddy->map.kind[head] & TIER_KIND_MASK;
+
+        if ((kind == TIER_KIND_FREE || kind == TIER_KIND_BLOCK) &&
+            (buddy->map.kind[head] & TIER_ORDER_MASK) >= order) {
+            return head;
+        }
+    }
+    return TIER_PAGE_NIL;
+}
+
+/* Turn a range of page numbers into indexes; false when it leaves the span. */
+static bool tier_buddy_range_(const struct tier_buddy *buddy,
+                              const struct tier_page_range_ *range,
+                              uint32_t *begin, uint32_t *end)
+{
+    if (!tier_pagemap_spans_(&buddy->map, range->begin - buddy->map.first) ||
+        !tier_pagemap_spans_(&buddy->map, range->end - 1 - buddy->map.first)) {
+        return false;
+    }
+    *begin = (uint32_t)(range->begin - buddy->map.first);
+    *end = (uint32_t)(range->end - buddy->map.first);
+    return true;
+}
+
+TIERALLOC_API enum tier_status tier_buddy_add(struct tier_buddy *buddy,
+                                              void *base, size_t bytes)
+{
+    struct tier_page_range_ range;
+    uint32_t begin;
+    uint32_t end;
+    enum tier_status status = tier_page_range_((uintptr_t)base, bytes, &range);
+
+    if (status != TIER_OK) {
+        return status;
+    }
+    if (!tier_buddy_range_(buddy, &range, &begin, &end)) {
+        return TIER_ERR_FOREIGN;
+    }
+    if (tier_buddy_head_(buddy, begin) != TIER_PAGE_NIL ||
+        tier_find_nonzero_(buddy->map.kind, begin, end) != end) {
+        return TIER_ERR_OVERLAP;
+    }
+    tier_buddy_release_(buddy, begin, end);
+    buddy->managed_pages += end - begin;
+    buddy->free_pages += end - begin;
+    buddy->least_free_pages = buddy->free_pages;
+    return TIER_OK;
+}
+
+/* First page after the free block that covers `index`; NIL when not free. */
+static uint32_t tier_buddy_free_end_(const struct tier_buddy *buddy,
+                                     uint32_t index)
+{
+    uint32_t head = tier_buddy_head_(buddy, index);
+
+    if (head == TIER_PAGE_NIL ||
+        (buddy->map.kind[head] & TIER_KIND_MASK) != TIER_KIND_FREE) {
+        return TIER_PAGE_NIL;
+    }
+    return head + tier_order_pages_(buddy->map.kind[head] & TIER_ORDER_MASK);
+}
+
+/* Unlink the free block that covers `index` and forget it; give its bounds. */
+static void tier_buddy_detach_(struct tier_buddy *buddy, uint32_t index,
+                               uint32_t *begin, uint32_t *end)
+{
+    uint32_t head = tier_buddy_head_(buddy, index);
+    unsigned order = buddy->map.kind[head] & TIER_ORDER_MASK;
+
+    tier_buddy_unlink_(buddy, head, order);
+    buddy->map.kind[head] = TIER_KIND_NONE;
+    *begin = head;
+    *end = head + tier_order_pages_(order);
+}
+
+TIERALLOC_API enum tier_status tier_buddy_remove(struct tier_buddy *buddy,
+                                                 void *base, size_t bytes)
+{
+    struct tier_page_range_ range;
+    uint32_t begin;
+    uint32_t end;
+    enum tier_status status = tier_page_cover_((uintptr_t)base, bytes, &range);
+
+    if (status != TIER_OK) {
+        return status;
+    }
+    if (!tier_buddy_range_(buddy, &range, &begin, &end)) {
+        return TIER_ERR_FOREIGN;
+    }
+    for (uint32_t at = begin; at < end; at = tier_buddy_free_end_(buddy, at)) {
+        if (tier_buddy_free_end_(buddy, at) == TIER_PAGE_NIL) {
+            return TIER_ERR_IN_USE;
+        }
+    }
+    for (uint32_t at = begin; at < end;) {
+        uint32_t from;
+        uint32_t to;
+
+        tier_buddy_detach_(buddy, at, &from, &to);
+        if (from < begin) {
+            tier_buddy_release_(buddy, from, begin);
+        }
+        if (to > end) {
+            tier_buddy_release_(buddy, end, to);
+        }
+        at = to;
+    }
+    buddy->managed_pages -= end - begin;
+    buddy->free_pages -= end - begin;
+    buddy->least_free_pages = buddy->free_pages;
+    return TIER_OK;
+}
+
+/* Account for pages that leave the free lists to be used. */
+TIER_INLINE_ void tier_buddy_took_(struct tier_buddy *buddy, uint32_t pages)
+{
+    buddy->free_pages -= pages;
+    if (buddy->free_pages < buddy->least_free_pages) {
+        buddy->least_free_pages = buddy->free_pages;
+    }
+}
+
+TIERALLOC_API void *tier_buddy_alloc(struct tier_buddy *buddy, unsigned order)
+{
+    if (TIER_UNLIKELY_(order > TIERALLOC_MAX_ORDER)) {
+        buddy->refused_allocs++;
+        return NULL;
+    }
+    uint32_t fitting = buddy->orders >> order;
+
+    if (TIER_UNLIKELY_(fitting == 0)) {
+        buddy->failed_allocs++;
+        return NULL;
+    }
+    unsigned from = order;
+
+    if ((fitting & 1) == 0) {
+        from += tier_ctz32_(fitting);
+    }
+    uint32_t index = buddy->head[from];
+
+    tier_buddy_unlink_(buddy, index, from);
+    tier_buddy_split_(buddy, index, from, order);
+    buddy->map.kind[index] = (uint8_t)(TIER_KIND_BLOCK | order);
+    buddy->map.entry[index].owner = 0;
+    tier_buddy_took_(buddy, tier_order_pages_(order));
+    return tier_pagemap_address_(&buddy->map, index);
+}
+
+TIERALLOC_API enum tier_status tier_buddy_alloc_at(struct tier_buddy *buddy,
+                                                   void *block, unsigned order)
+{
+    uintptr_t index = tier_pagemap_index_(&buddy->map, block);
+
+    if (order > TIERALLOC_MAX_ORDER) {
+        buddy->refused_allocs++;
+        return TIER_ERR_TOO_LARGE;
+    }
+    if (!tier_pagemap_spans_(&buddy->map, index)) {
+        buddy->refused_allocs++;
+        return TIER_ERR_FOREIGN;
+    }
+    if (!tier_is_aligned_((uintptr_t)block, TIER_PAGE_SIZE << order)) {
+        buddy->refused_allocs++;
+        return TIER_ERR_MISALIGNED;
+    }
+    uint32_t target = (uint32_t)index;
+    uint32_t end = tier_buddy_free_end_(buddy, target);
+
+    if (end == TIER_PAGE_NIL || end - target < tier_order_pages_(order)) {
+        buddy->failed_allocs++;
+        return TIER_ERR_IN_USE;
+    }
+    uint32_t head = tier_buddy_head_(buddy, target);
+    unsigned from = buddy->map.kind[head] & TIER_ORDER_MASK;
+
+    tier_buddy_unlink_(buddy, head, from);
+    buddy->map.kind[head] = TIER_KIND_NONE;
+    tier_buddy_split_(buddy, target, from, order);
+    buddy->map.kind[target] = (uint8_t)(TIER_KIND_BLOCK | order);
+    buddy->map.entry[target].owner = 0;
+    tier_buddy_took_(buddy, tier_order_pages_(order));
+    return TIER_OK;
+}
+
+/* Why a pointer is not the start of an allocated block. Cold. */
+TIER_NOINLINE_ static enum tier_status tier_buddy_explain_(
+    const struct tier_buddy *buddy, const void *block)
+{
+    uintptr_t index = tier_pagemap_index_(&buddy->map, block);
+
+    if (!tier_pagemap_spans_(&buddy->map, index)) {
+        return TIER_ERR_FOREIGN;
+    }
+    uint32_t head = tier_buddy_head_(buddy, (uint32_t)index);
+
+    if (head == TIER_PAGE_NIL) {
+        return TIER_ERR_FOREIGN;
+    }
+    if ((buddy->map.kind[head] & TIER_KIND_MASK) == TIER_KIND_FREE) {
+        return TIER_ERR_DOUBLE_FREE;
+    }
+    if (!tier_is_aligned_((uintptr_t)block, TIER_PAGE_SIZE)) {
+        return TIER_ERR_MISALIGNED;
+    }
+    return TIER_ERR_INTERIOR;
+}
+
+/* True for the start of an allocated block. */
+TIER_INLINE_ bool tier_buddy_is_block_(const struct tier_buddy *buddy,
+                                       const void *block)
+{
+    uintptr_t index = tier_pagemap_index_(&buddy->map, block);
+
+    return tier_pagemap_spans_(&buddy->map, index) &&
+           (buddy->map.kind[index] & TIER_KIND_MASK) == TIER_KIND_BLOCK &&
+           tier_is_aligned_((uintptr_t)block, TIER_PAGE_SIZE);
+}
+
+TIERALLOC_API enum tier_status tier_buddy_free(struct tier_buddy *buddy,
+                                               void *block)
+{
+#if TIERALLOC_CHECKS
+    if (TIER_UNLIKELY_(!tier_buddy_is_block_(buddy, block))) {
+        if (block == NULL) {
+            return TIER_OK;
+        }
+        buddy->refused_frees++;
+        return tier_buddy_explain_(buddy, block);
+    }
+#else
+    if (block == NULL) {
+        return TIER_OK;
+    }
+#endif
+    uint32_t index = (uint32_t)tier_pagemap_index_(&buddy->map, block);
+    unsigned order = buddy->map.kind[index] & TIER_ORDER_MASK;
+
+    tier_buddy_coalesce_(buddy, index, order);
+    buddy->free_pages += tier_order_pages_(order);
+    return TIER_OK;
+}
+
+TIERALLOC_API enum tier_status tier_buddy_set_owner(struct tier_buddy *buddy,
+                                                    void *block,
+                                                    uintptr_t owner)
+{
+    if (!tier_buddy_is_block_(buddy, block)) {
+        return tier_buddy_explain_(buddy, block);
+    }
+    buddy->map.entry[tier_pagemap_index_(&buddy->map, block)].owner = owner;
+    return TIER_OK;
+}
+
+TIERALLOC_API uintptr_t tier_buddy_owner(const struct tier_buddy *buddy,
+                                         const void *block)
+{
+    if (!tier_buddy_is_block_(buddy, block)) {
+        return 0;
+    }
+    return buddy->map.entry[tier_pagemap_index_(&buddy->map, block)].owner;
+}
+
+TIERALLOC_API int tier_buddy_order(const struct tier_buddy *buddy,
+                                   const void *block)
+{
+    if (!tier_buddy_is_block_(buddy, block)) {
+        return -1;
+    }
+    return buddy->map.kind[tier_pagemap_index_(&buddy->map, block)] &
+           TIER_ORDER_MASK;
+}
+
+TIERALLOC_API void tier_buddy_stats(const struct tier_buddy *buddy,
+                                    struct tier_buddy_stats *stats)
+{
+    stats->managed_pages = buddy->managed_pages;
+    stats->free_pages = buddy->free_pages;
+    stats->peak_used_pages = buddy->managed_pages - buddy->least_free_pages;
+    stats->largest_free_order = tier_highest_bit_(buddy->orders);
+    for (unsigned order = 0; order <= TIERALLOC_MAX_ORDER; order++) {
+        stats->free_blocks[order] = buddy->free_blocks[order];
+        TIER_OPAQUE_(order);
+    }
+    stats->failed_allocs = buddy->failed_allocs;
+    stats->refused_allocs = buddy->refused_allocs;
+    stats->refused_frees = buddy->refused_frees;
+}
+
+/* True when `index` may stand before a neighbour on the list of an order. */
+static bool tier_buddy_check_link_(const struct tier_buddy *buddy,
+                                   uint32_t index, unsigned order)
+{
+    uint32_t next = buddy->map.entry[index].link.next;
+    uint32_t prev = buddy->map.entry[index].link.prev;
+
+    if (prev == TIER_PAGE_NIL) {
+        if (buddy->head[order] != index) {
+            return false;
+        }
+    } else if (!tier_pagemap_spans_(&buddy->map, prev) ||
+               buddy->map.kind[prev] != (TIER_KIND_FREE | order) ||
+               buddy->map.entry[prev].link.next != index) {
+        return false;
+    }
+    return next == TIER_PAGE_NIL ||
+           (tier_pagemap_spans_(&buddy->map, next) &&
+            buddy->map.kind[next] == (TIER_KIND_FREE | order) &&
+            buddy->map.entry[next].link.prev == index);
+}
+
+/*
+ * True when the block at `index` is whole: aligned, in the span, with no other
+ * head in it, and not free beside a free buddy.
+ */
+static bool tier_buddy_check_block_(const struct tier_buddy *buddy,
+                                    uint32_t index)
+{
+    unsigned order = buddy->map.kind[index] & TIER_ORDER_MASK;
+
+    if (order > TIERALLOC_MAX_ORDER) {
+        return false;
+    }
+    uint32_t pages = tier_order_pages_(order);
+
+    if ((index & (pages - 1)) != 0 || buddy->map.end - index < pages) {
+        return false;
+    }
+    if (buddy->map.kind[index] == (TIER_KIND_FREE | order) &&
+        order < TIERALLOC_MAX_ORDER &&
+        tier_pagemap_spans_(&buddy->map, index ^ pages) &&
+        buddy->map.kind[index ^ pages] == (TIER_KIND_FREE | order)) {
+        return false;
+    }
+    return tier_find_nonzero_(buddy->map.kind, index + 1, index + pages) ==
+           index + pages;
+}
+
+/* True when the list of an order has the length that is counted for it. */
+static bool tier_buddy_check_list_(const struct tier_buddy *buddy,
+                                   unsigned order)
+{
+    uint32_t length = 0;
+    uint32_t at = buddy->head[order];
+
+    while (at != TIER_PAGE_NIL) {
+        if (length == buddy->free_blocks[order] ||
+            !tier_pagemap_spans_(&buddy->map, at) ||
+            buddy->map.kind[at] != (TIER_KIND_FREE | order) ||
+            !tier_buddy_check_link_(buddy, at, order)) {
+            return false;
+        }
+        length++;
+        at = buddy->map.entry[at].link.next;
+    }
+    return length == buddy->free_blocks[order] &&
+           (length != 0) == ((buddy->orders >> order & 1) != 0);
+}
+
+TIERALLOC_API bool tier_buddy_check(const struct tier_buddy *buddy)
+{
+    size_t free_pages = 0;
+    size_t held_pages = 0;
+    size_t listed_pages = 0;
+    uint32_t at = buddy->map.begin;
+
+    while ((at = (uint32_t)tier_find_nonzero_(
+                buddy->map.kind, at, buddy->map.end)) < buddy->map.end) {
+        unsigned kind = buddy->map.kind[at] & TIER_KIND_MASK;
+        uint32_t pages = 1; /* slabs mark every page of theirs */
+
+        if (kind == TIER_KIND_FREE || kind == TIER_KIND_BLOCK) {
+            if (!tier_buddy_check_block_(buddy, at)) {
+                return false;
+            }
+            pages = tier_order_pages_(buddy->map.kind[at] & TIER_ORDER_MASK);
+        }
+        held_pages += pages;
+        free_pages += kind == TIER_KIND_FREE ? pages : 0;
+        at += pages;
+    }
+    for (unsigned order = 0; order <= TIERALLOC_MAX_ORDER; order++) {
+        if (!tier_buddy_check_list_(buddy, order)) {
+            return false;
+        }
+        listed_pages += (size_t)buddy->free_blocks[order] << order;
+    }
+    return free_pages == buddy->free_pages && listed_pages == free_pages &&
+           held_pages == buddy->managed_pages &&
+           buddy->least_free_pages <= buddy->free_pages &&
+           (buddy->orders >> TIERALLOC_MAX_ORDER >> 1) == 0;
+}
+
+#endif /* TIERALLOC_BUDDY_IMPLEMENTED */

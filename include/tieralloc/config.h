@@ -1,0 +1,123 @@
+/*
+ * tieralloc/config.h - every compile-time option, its meaning and its default.
+ *
+ * SPDX-License-Identifier: MIT
+ *
+ * Set an option on the command line or with #define before the first include
+ * of a tieralloc header. Give each number as one plain decimal literal: it
+ * becomes part of a name (see below). Flags are 0 or 1, never merely defined.
+ *
+ * Options marked [layout] change the structs that callers own. Every file of
+ * a program must agree on them; two that do not fail to link, and the linker
+ * names the option: "undefined reference to tieralloc_layout_MAX_ORDER_9".
+ */
+#ifndef TIERALLOC_CONFIG_H
+#define TIERALLOC_CONFIG_H
+
+/* --- Pages ---------------------------------------------------------------- */
+
+/* log2 of the bytes in a page; 8 to 20. [layout] */
+#ifndef TIERALLOC_PAGE_SHIFT
+#define TIERALLOC_PAGE_SHIFT 12
+#endif
+#if TIERALLOC_PAGE_SHIFT < 8 || TIERALLOC_PAGE_SHIFT > 20
+#error "TIERALLOC_PAGE_SHIFT must be 8 to 20 (pages of 256 bytes to 1 MiB)"
+#endif
+
+/* log2 of the pages in the largest block, inclusive; 0 to 18. [layout] */
+#ifndef TIERALLOC_MAX_ORDER
+#define TIERALLOC_MAX_ORDER 10
+#endif
+#if TIERALLOC_MAX_ORDER < 0 || TIERALLOC_MAX_ORDER > 18
+#error "TIERALLOC_MAX_ORDER must be 0 to 18"
+#endif
+#if TIERALLOC_PAGE_SHIFT + TIERALLOC_MAX_ORDER > 30
+#error "TIERALLOC_PAGE_SHIFT + TIERALLOC_MAX_ORDER must not exceed 30 (1 GiB)"
+#endif
+
+/* --- Objects -------------------------------------------------------------- */
+
+/*
+ * Largest size in bytes that the slab tier serves; larger requests become
+ * page blocks. A power of two, 256 to 32768. [layout]
+ */
+#ifndef TIERALLOC_OBJECT_MAX
+#define TIERALLOC_OBJECT_MAX 4096
+#endif
+#if TIERALLOC_OBJECT_MAX < 256 || TIERALLOC_OBJECT_MAX > 32768 || \
+    (TIERALLOC_OBJECT_MAX & (TIERALLOC_OBJECT_MAX - 1)) != 0
+#error "TIERALLOC_OBJECT_MAX must be a power of two, 256 to 32768"
+#endif
+
+/* Alignment in bytes that every allocation has at least; 8 or 16. [layout] */
+#ifndef TIERALLOC_MIN_ALIGN
+#define TIERALLOC_MIN_ALIGN 8
+#endif
+#if TIERALLOC_MIN_ALIGN != 8 && TIERALLOC_MIN_ALIGN != 16
+#error "TIERALLOC_MIN_ALIGN must be 8 or 16"
+#endif
+
+/* --- Safety --------------------------------------------------------------- */
+
+/*
+ * 1: every free is checked (foreign, interior, double, wrong size) and a bad
+ * one is refused with a status. 0: the caller promises that every free is
+ * right; what a wrong one does is undefined.
+ */
+#ifndef TIERALLOC_CHECKS
+#define TIERALLOC_CHECKS 1
+#endif
+#if TIERALLOC_CHECKS < 0 || TIERALLOC_CHECKS > 1
+#error "TIERALLOC_CHECKS must be 0 (none) or 1 (every free checked)"
+#endif
+
+/*
+ * Called with a condition that holds unless tieralloc itself is wrong. Empty
+ * by default; the tests make it abort.
+ */
+#ifndef TIERALLOC_ASSERT
+#define TIERALLOC_ASSERT(condition) ((void)0)
+#endif
+
+/* --- Locking -------------------------------------------------------------- */
+
+/*
+ * 1: struct tier_allocator holds a lock of type TIERALLOC_LOCK_TYPE, and each
+ * call of tieralloc.h takes it through the three macros below; all four must
+ * then be defined. 0: one CPU, or the caller serialises. [layout]
+ */
+#ifndef TIERALLOC_LOCKING
+#define TIERALLOC_LOCKING 0
+#endif
+#if TIERALLOC_LOCKING != 0 && TIERALLOC_LOCKING != 1
+#error "TIERALLOC_LOCKING must be 0 or 1"
+#endif
+#if TIERALLOC_LOCKING &&                                              \
+    !(defined(TIERALLOC_LOCK_TYPE) && defined(TIERALLOC_LOCK_INIT) && \
+      defined(TIERALLOC_LOCK) && defined(TIERALLOC_UNLOCK))
+#error "TIERALLOC_LOCKING needs TIERALLOC_LOCK_TYPE, _LOCK_INIT, _LOCK, _UNLOCK"
+#endif
+
+/* Each is given a pointer to the lock: initialise, acquire, release it. */
+#if !TIERALLOC_LOCKING
+#define TIERALLOC_LOCK_INIT(lock) ((void)0)
+#define TIERALLOC_LOCK(lock)      ((void)0)
+#define TIERALLOC_UNLOCK(lock)    ((void)0)
+#endif
+
+/* --- Linkage -------------------------------------------------------------- */
+
+/*
+ * Precedes each public function. Define TIERALLOC_STATIC to make everything
+ * private to the including file; otherwise define TIERALLOC_IMPLEMENTATION in
+ * exactly one C file of the program.
+ */
+#ifndef TIERALLOC_API
+#ifdef TIERALLOC_STATIC
+#define TIERALLOC_API static __attribute__((unused))
+#else
+#define TIERALLOC_API
+#endif
+#endif
+
+#endif /* TIERALLOC_CONFIG_H */

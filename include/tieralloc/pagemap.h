@@ -1,0 +1,268 @@
+/*
+ * tieralloc/pagemap.h - what is known of every page in a span of addresses.
+ *
+ * SPDX-License-Identifier: MIT
+ *
+ * Two arrays beside the managed memory, never inside it: a kind (one byte) and
+ * an entry (eight bytes) per page of the span. The tier that holds a page
+ * writes both; all tiers of an allocator share one map, so one load routes a
+ * free by its address, however many regions there are.
+ *
+ *     page     |  0 |  1 |  2 |  3 |  4 |  5 |  6 |  7 |
+ *     kind     | F1 |  - | B0 | S9 | F2 |  - |  - |  - |   - : not a head
+ *     entry    |link|    |own |slab|link|    |    |    |
+ *
+ * F1: head of a free block of order 1; B0: head of an allocated one of order
+ * 0; S9: a page of a slab of size class 9. Pages in no region read "-" too.
+ *
+ * Costs 9 bytes a page (0.22 % at 4 KiB), gaps between regions included. The
+ * memory of a gap's entries is never touched. No function locks.
+ */
+#ifndef TIERALLOC_PAGEMAP_H
+#define TIERALLOC_PAGEMAP_H
+
+#include "base.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* --- Types ---------------------------------------------------------------- */
+
+/* The kind of a page: one of these, with an order or a class in the low bits */
+#define TIER_KIND_NONE  0x00U /* not a head: inside a block, or in no region */
+#define TIER_KIND_FREE  0x20U /* head of a free block; order in bits 0..4 */
+#define TIER_KIND_BLOCK 0x40U /* head of an allocated block; order as above */
+#define TIER_KIND_META  0x60U /* page of slab descriptors */
+#define TIER_KIND_SLAB  0x80U /* page of a slab; size class in bits 0..6 */
+
+/* The bits that tell the kinds FREE, BLOCK and META apart, and the rest. */
+#define TIER_KIND_MASK  0xE0U
+#define TIER_ORDER_MASK 0x1FU
+
+/* No page: ends a list. */
+#define TIER_PAGE_NIL UINT32_MAX
+
+/* What the tier that holds a page keeps about it. */
+union tier_page_entry {
+    struct {
+        uint32_t next; /* free head: index of the next of its order */
+        uint32_t prev; /* and of the previous; TIER_PAGE_NIL at an end */
+    } link;
+    uintptr_t owner; /* allocated head: the caller's word */
+    void *slab;      /* slab page: its descriptor */
+    uint64_t bits;   /* fixes the size on every target */
+};
+
+/* A map. The caller owns the storage; the fields are private. */
+struct tier_pagemap {
+    uintptr_t first;              /* page number of index 0 */
+    uint32_t begin;               /* index of the first page of the span */
+    uint32_t end;                 /* index after the last one */
+    uint8_t *kind;                /* indexed 0 .. end - 1 */
+    union tier_page_entry *entry; /* likewise */
+};
+
+/* --- Lifecycle ------------------------------------------------------------ */
+
+/*
+ * Tell how many bytes of metadata a map of the span needs.
+ *
+ * The span is [base, base + bytes), cut inwards to whole pages. Index 0 is
+ * placed so that a block aligned in memory has an aligned index, which adds at
+ * most as many dead entries as the largest possible block has pages.
+ *
+ * Returns 0 when the span is one that tier_pagemap_init refuses.
+ */
+TIERALLOC_API size_t tier_pagemap_bytes(uintptr_t base, size_t bytes);
+
+/*
+ * Make *map a map of the span, with no page in any region.
+ *
+ * The map uses `memory` until it is discarded: tier_pagemap_bytes of it,
+ * aligned to 8. Cost: reads one byte a page, a word at a time, and writes
+ * only what is not zero, so a lazily mapped host touches nothing.
+ *
+ * Returns TIER_OK, or with *map untouched:
+ *   TIER_ERR_OVERFLOW    base + bytes passes the end of the address space;
+ *   TIER_ERR_INVALID     the span holds no whole page, or memory is NULL;
+ *   TIER_ERR_TOO_LARGE   the span has 2^32 pages or more;
+ *   TIER_ERR_MISALIGNED  memory is not aligned to 8 bytes;
+ *   TIER_ERR_METADATA    memory_bytes is less than tier_pagemap_bytes.
+ */
+TIERALLOC_API enum tier_status tier_pagemap_init(struct tier_pagemap *map,
+                                                 uintptr_t base, size_t bytes,
+                                                 void *memory,
+                                                 size_t memory_bytes);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* TIERALLOC_PAGEMAP_H */
+
+/* === Implementation ======================================================= */
+
+#if (defined(TIERALLOC_IMPLEMENTATION) || defined(TIERALLOC_STATIC)) && \
+    !defined(TIERALLOC_PAGEMAP_IMPLEMENTED)
+#define TIERALLOC_PAGEMAP_IMPLEMENTED
+
+#include "internal.h"
+
+_Static_assert(sizeof(union tier_page_entry) == 8, "an entry is eight bytes");
+_Static_assert(TIERALLOC_MAX_ORDER <= TIER_ORDER_MASK,
+               "an order fits beside its kind");
+
+/* A range of whole pages by number; end is exclusive and may not wrap. */
+struct tier_page_range_ {
+    uintptr_t begin;
+    uintptr_t end;
+};
+
+/*
+ * Cut [base, base + bytes) inwards to whole pages.
+ *
+ * A range may end exactly at the top of the address space: page numbers,
+ * unlike addresses, can express that end.
+ */
+TIER_INLINE_ enum tier_status tier_page_range_(uintptr_t base, size_t bytes,
+                                               struct tier_page_range_ *range)
+{
+    if (bytes == 0) {
+        return TIER_ERR_INVALID;
+    }
+    uintptr_t last = base + (bytes - 1);
+
+    if (last < base) {
+        return TIER_ERR_OVERFLOW;
+    }
+    bool partial_first = !tier_is_aligned_(base, TIER_PAGE_SIZE);
+    bool full_last = (last & (TIER_PAGE_SIZE - 1)) == TIER_PAGE_SIZE - 1;
+
+    range->begin = (base >> TIERALLOC_PAGE_SHIFT) + (partial_first ? 1 : 0);
+    range->end = (last >> TIERALLOC_PAGE_SHIFT) + (full_last ? 1 : 0);
+    return range->begin < range->end ? TIER_OK : TIER_ERR_INVALID;
+}
+
+/* The pages that [base, base + bytes) touches, wholly or in part. */
+TIER_INLINE_ enum tier_status tier_page_cover_(uintptr_t base, size_t bytes,
+                                               struct tier_page_range_ *range)
+{
+    if (bytes == 0) {
+        return TIER_ERR_INVALID;
+    }
+    uintptr_t last = base + (bytes - 1);
+
+    if (last < base) {
+        return TIER_ERR_OVERFLOW;
+    }
+    range->begin = base >> TIERALLOC_PAGE_SHIFT;
+    range->end = (last >> TIERALLOC_PAGE_SHIFT) + 1;
+    return TIER_OK;
+}
+
+/* The range with its begin aligned down as far as a block in it can need. */
+static enum tier_status tier_pagemap_span_(uintptr_t base, size_t bytes,
+                                           struct tier_page_range_ *range,
+                                           uintptr_t *first)
+{
+    enum tier_status status = tier_page_range_(base, bytes, range);
+
+    if (status != TIER_OK) {
+        return status;
+    }
+    int order = tier_highest_bit_(range->end - range->begin);
+
+    if (order > TIERALLOC_MAX_ORDER) {
+        order = TIERALLOC_MAX_ORDER;
+    }
+    *first = range->begin & ~(((uintptr_t)1 << order) - 1);
+    if (range->end - *first >= TIER_PAGE_NIL) {
+        return TIER_ERR_TOO_LARGE;
+    }
+    return TIER_OK;
+}
+
+TIERALLOC_API size_t tier_pagemap_bytes(uintptr_t base, size_t bytes)
+{
+    struct tier_page_range_ range;
+    uintptr_t first;
+
+    if (tier_pagemap_span_(base, bytes, &range, &first) != TIER_OK) {
+        return 0;
+    }
+    return (range.end - first) * (sizeof(union tier_page_entry) + 1);
+}
+
+TIERALLOC_API enum tier_status tier_pagemap_init(struct tier_pagemap *map,
+                                                 uintptr_t base, size_t bytes,
+                                                 void *memory,
+                                                 size_t memory_bytes)
+{
+    struct tier_page_range_ range;
+    uintptr_t first;
+    enum tier_status status = tier_pagemap_span_(base, bytes, &range, &first);
+
+    if (status != TIER_OK) {
+        return status;
+    }
+    if (memory == NULL) {
+        return TIER_ERR_INVALID;
+    }
+    if (!tier_is_aligned_((uintptr_t)memory, sizeof(union tier_page_entry))) {
+        return TIER_ERR_MISALIGNED;
+    }
+    if (memory_bytes < tier_pagemap_bytes(base, bytes)) {
+        return TIER_ERR_METADATA;
+    }
+    map->first = first;
+    map->begin = (uint32_t)(range.begin - first);
+    map->end = (uint32_t)(range.end - first);
+    map->entry = (union tier_page_entry *)memory;
+    map->kind = (uint8_t *)(map->entry + map->end);
+    tier_clear_(map->kind, map->end);
+    return TIER_OK;
+}
+
+/* Let a tier hold a map by value. */
+TIER_INLINE_ void tier_pagemap_share_(struct tier_pagemap *to,
+                                      const struct tier_pagemap *from)
+{
+    to->first = from->first;
+    to->begin = from->begin;
+    to->end = from->end;
+    to->kind = from->kind;
+    to->entry = from->entry;
+}
+
+/* Index of the page that holds an address; any value for a foreign one. */
+TIER_INLINE_ uintptr_t tier_pagemap_index_(const struct tier_pagemap *map,
+                                           const void *address)
+{
+    return ((uintptr_t)address >> TIERALLOC_PAGE_SHIFT) - map->first;
+}
+
+/* Address of a page. */
+TIER_INLINE_ void *tier_pagemap_address_(const struct tier_pagemap *map,
+                                         uintptr_t index)
+{
+    return (void *)((map->first + index) << TIERALLOC_PAGE_SHIFT);
+}
+
+/* True for the index of a page of the span. */
+TIER_INLINE_ bool tier_pagemap_spans_(const struct tier_pagemap *map,
+                                      uintptr_t index)
+{
+    return index - map->begin < map->end - map->begin;
+}
+
+/* The kind of the page that holds an address; NONE outside the span. */
+TIER_INLINE_ unsigned tier_pagemap_kind_(const struct tier_pagemap *map,
+                                         const void *address)
+{
+    uintptr_t index = tier_pagemap_index_(map, address);
+
+    return index < map->end ? map->kind[index] : TIER_KIND_NONE;
+}
+
+#endif /* TIERALLOC_PAGEMAP_IMPLEMENTED */
