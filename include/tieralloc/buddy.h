@@ -34,10 +34,12 @@ extern "C" {
 struct tier_buddy {
     struct tier_pagemap map; /* the caller's map, by value: one load less */
     uint32_t orders;         /* bit k: the list of order k has a block */
-    uint32_t head[TIERALLOC_MAX_ORDER + 1];        /* NIL: list is empty */
-    uint32_t free_blocks[TIERALLOC_MAX_ORDER + 1]; /* lengths of the lists */
-    size_t managed_pages;                          /* in regions, free or not */
-    size_t free_pages;                             /* in blocks on the lists */
+    struct tier_buddy_list {
+        uint32_t head;   /* index of the first block, or TIER_PAGE_NIL */
+        uint32_t blocks; /* blocks on the list */
+    } lists[TIERALLOC_MAX_ORDER + 1];
+    size_t managed_pages;    /* in regions, free or not */
+    size_t free_pages;       /* in blocks on the lists */
     size_t least_free_pages; /* fewest since the last region was added */
     size_t failed_allocs;    /* no free block was large enough */
     size_t refused_allocs;   /* an argument was outside its range */
@@ -196,9 +198,8 @@ TIERALLOC_API void tier_buddy_init(struct tier_buddy *buddy,
     tier_pagemap_share_(&buddy->map, map);
     buddy->orders = 0;
     for (unsigned order = 0; order <= TIERALLOC_MAX_ORDER; order++) {
-        buddy->head[order] = TIER_PAGE_NIL;
-        buddy->free_blocks[order] = 0;
-        TIER_OPAQUE_(order);
+        buddy->lists[order].head = TIER_PAGE_NIL;
+        buddy->lists[order].blocks = 0;
     }
     buddy->managed_pages = 0;
     buddy->free_pages = 0;
@@ -209,92 +210,100 @@ TIERALLOC_API void tier_buddy_init(struct tier_buddy *buddy,
 }
 
 /* Pages in a block of an order. */
-TIER_INLINE_ uint32_t tier_order_pages_(unsigned order)
+TIER_INLINE_ size_t tier_order_pages_(unsigned order)
 {
-    return (uint32_t)1 << order;
+    return (size_t)1 << order;
+}
+
+/* Index of the other half of the block of the next order; may be outside. */
+TIER_INLINE_ size_t tier_buddy_other_(const struct tier_buddy *buddy,
+                                      size_t index, unsigned order)
+{
+    size_t skew = buddy->map.skew;
+
+    return ((index + skew) ^ tier_order_pages_(order)) - skew;
 }
 
 /* Put a block on the list of its order. */
-TIER_INLINE_ void tier_buddy_link_(struct tier_buddy *buddy, uint32_t index,
+TIER_INLINE_ void tier_buddy_link_(struct tier_buddy *buddy, size_t index,
                                    unsigned order)
 {
-    uint32_t next = buddy->head[order];
+    union tier_page_entry *entry = buddy->map.entry;
+    struct tier_buddy_list *list = &buddy->lists[order];
+    uint32_t next = list->head;
 
-    buddy->map.kind[index] = (uint8_t)(TIER_KIND_FREE | order);
-    buddy->map.entry[index].link.next = next;
-    buddy->map.entry[index].link.prev = TIER_PAGE_NIL;
-    buddy->head[order] = index;
-    buddy->free_blocks[order]++;
+    entry[index].link.next = next;
+    entry[index].link.prev = TIER_PAGE_NIL;
+    list->head = (uint32_t)index;
+    list->blocks++;
     if (next != TIER_PAGE_NIL) {
-        buddy->map.entry[next].link.prev = index;
+        entry[next].link.prev = (uint32_t)index;
     } else {
-        buddy->orders |= tier_order_pages_(order);
+        buddy->orders |= (uint32_t)1 << order;
     }
+    buddy->map.kind[index] = (uint8_t)(TIER_KIND_FREE | order);
 }
 
 /* Take a block off the list of its order, wherever in it; its kind stays. */
-TIER_INLINE_ void tier_buddy_unlink_(struct tier_buddy *buddy, uint32_t index,
+TIER_INLINE_ void tier_buddy_unlink_(struct tier_buddy *buddy, size_t index,
                                      unsigned order)
 {
-    uint32_t next = buddy->map.entry[index].link.next;
-    uint32_t prev = buddy->map.entry[index].link.prev;
+    union tier_page_entry *entry = buddy->map.entry;
+    struct tier_buddy_list *list = &buddy->lists[order];
+    uint32_t next = entry[index].link.next;
+    uint32_t prev = entry[index].link.prev;
 
-    buddy->free_blocks[order]--;
+    list->blocks--;
     if (next != TIER_PAGE_NIL) {
-        buddy->map.entry[next].link.prev = prev;
+        entry[next].link.prev = prev;
     }
     if (prev != TIER_PAGE_NIL) {
-        buddy->map.entry[prev].link.next = next;
+        entry[prev].link.next = next;
         return;
     }
-    buddy->head[order] = next;
+    list->head = next;
     if (next == TIER_PAGE_NIL) {
-        buddy->orders &= ~tier_order_pages_(order);
+        buddy->orders &= ~((uint32_t)1 << order);
     }
-}
-
-/* Link a block after joining it with its buddy as long as that is free. */
-TIER_INLINE_ void tier_buddy_coalesce_(struct tier_buddy *buddy, uint32_t index,
-                                       unsigned order)
-{
-    while (order < TIERALLOC_MAX_ORDER) {
-        uint32_t half = tier_order_pages_(order);
-        uint32_t other = index ^ half;
-
-        if (!tier_pagemap_spans_(&buddy->map, other) ||
-            buddy->map.kind[other] != (TIER_KIND_FREE | order)) {
-            break;
-        }
-        tier_buddy_unlink_(buddy, other, order);
-        buddy->map.kind[index | half] = TIER_KIND_NONE;
-        index &= ~half;
-        order++;
-    }
-    tier_buddy_link_(buddy, index, order);
 }
 
 /*
- * Halve an unlinked block of order `from` down to order `to`, keeping the half
- * that holds the page `target` and linking the other one each time.
+ * Link a block after joining it with its buddy as long as that is free.
+ *
+ * The index runs from the begin of a largest block, so that a bit of it tells
+ * the halves apart; the arrays begin `skew` later.
  */
-TIER_INLINE_ void tier_buddy_split_(struct tier_buddy *buddy, uint32_t target,
-                                    unsigned from, unsigned to)
+TIER_INLINE_ void tier_buddy_coalesce_(struct tier_buddy *buddy, size_t index,
+                                       unsigned order)
 {
-    while (from > to) {
-        from--;
-        uint32_t half = tier_order_pages_(from);
+    uint8_t *kind = buddy->map.kind;
+    const size_t skew = buddy->map.skew;
+    const size_t pages = buddy->map.pages;
+    size_t aligned = index + skew;
 
-        tier_buddy_link_(buddy, (target & ~(half - 1)) ^ half, from);
+    while (order < TIERALLOC_MAX_ORDER) {
+        size_t half = tier_order_pages_(order);
+        size_t other = (aligned ^ half) - skew;
+
+        if (other >= pages || kind[other] != (TIER_KIND_FREE | order)) {
+            break;
+        }
+        tier_buddy_unlink_(buddy, other, order);
+        kind[(aligned | half) - skew] = TIER_KIND_NONE;
+        aligned &= ~half;
+        order++;
     }
+    tier_buddy_link_(buddy, aligned - skew, order);
 }
 
 /* Order of the largest aligned block that starts at begin, within end. */
-static unsigned tier_buddy_fit_(uint32_t begin, uint32_t end)
+static unsigned tier_buddy_fit_(const struct tier_buddy *buddy, size_t begin,
+                                size_t end)
 {
     unsigned order = 0;
 
     while (order < TIERALLOC_MAX_ORDER &&
-           (begin & tier_order_pages_(order)) == 0 &&
+           ((begin + buddy->map.skew) & tier_order_pages_(order)) == 0 &&
            end - begin >= tier_order_pages_(order + 1)) {
         order++;
     }
@@ -302,11 +311,11 @@ static unsigned tier_buddy_fit_(uint32_t begin, uint32_t end)
 }
 
 /* Make the pages [begin, end) free, in as few blocks as they allow. */
-static void tier_buddy_release_(struct tier_buddy *buddy, uint32_t begin,
-                                uint32_t end)
+static void tier_buddy_release_(struct tier_buddy *buddy, size_t begin,
+                                size_t end)
 {
     while (begin < end) {
-        unsigned order = tier_buddy_fit_(begin, end);
+        unsigned order = tier_buddy_fit_(buddy, begin, end);
 
         tier_buddy_coalesce_(buddy, begin, order);
         begin += tier_order_pages_(order);
@@ -317,44 +326,43 @@ static void tier_buddy_release_(struct tier_buddy *buddy, uint32_t begin,
  * Index of the head whose block, free or allocated, covers the page `index`;
  * TIER_PAGE_NIL when none does. O(TIERALLOC_MAX_ORDER).
  */
-static uint32_t tier_buddy_head_(const struct tier_buddy *buddy, uint32_t index)
+static size_t tier_buddy_head_(const struct tier_buddy *buddy, size_t index)
 {
+    const size_t skew = buddy->map.skew;
+
     for (unsigned order = 0; order <= TIERALLOC_MAX_ORDER; order++) {
-        uint32_t head = index & ~(tier_order_pages_(order) - 1);
+        size_t before = (index + skew) & (tier_order_pages_(order) - 1);
 
-        if (!tier_pagemap_spans_(&buddy->map, head)) {
-            break;
+        if (before > index) {
+            break; /* such a block would begin before the span */
         }
-        unsigned kind = buddy->map.kind[head] & TIER_KIND_MASK;
+        unsigned kind = buddy->map.kind[index - before];
 
-        if ((kind == TIER_KIND_FREE || kind == TIER_KIND_BLOCK) &&
-            (buddy->map.kind[head] & TIER_ORDER_MASK) >= order) {
-            return head;
+        if (((kind & TIER_KIND_MASK) == TIER_KIND_FREE ||
+             (kind & TIER_KIND_MASK) == TIER_KIND_BLOCK) &&
+            (kind & TIER_ORDER_MASK) >= order) {
+            return index - before;
         }
     }
     return TIER_PAGE_NIL;
 }
 
-/* Turn a range of page numbers into indexes; false when it leaves the span. */
+/* Indexes of a range of pages; false when it leaves the span. */
 static bool tier_buddy_range_(const struct tier_buddy *buddy,
                               const struct tier_page_range_ *range,
-                              uint32_t *begin, uint32_t *end)
+                              size_t *begin, size_t *end)
 {
-    if (!tier_pagemap_spans_(&buddy->map, range->begin - buddy->map.first) ||
-        !tier_pagemap_spans_(&buddy->map, range->end - 1 - buddy->map.first)) {
-        return false;
-    }
-    *begin = (uint32_t)(range->begin - buddy->map.first);
-    *end = (uint32_t)(range->end - buddy->map.first);
-    return true;
+    *begin = range->begin - buddy->map.first;
+    *end = *begin + (range->end - range->begin);
+    return *begin < buddy->map.pages && *end <= buddy->map.pages;
 }
 
 TIERALLOC_API enum tier_status tier_buddy_add(struct tier_buddy *buddy,
                                               void *base, size_t bytes)
 {
     struct tier_page_range_ range;
-    uint32_t begin;
-    uint32_t end;
+    size_t begin;
+    size_t end;
     enum tier_status status = tier_page_range_((uintptr_t)base, bytes, &range);
 
     if (status != TIER_OK) {
@@ -375,10 +383,9 @@ TIERALLOC_API enum tier_status tier_buddy_add(struct tier_buddy *buddy,
 }
 
 /* First page after the free block that covers `index`; NIL when not free. */
-static uint32_t tier_buddy_free_end_(const struct tier_buddy *buddy,
-                                     uint32_t index)
+static size_t tier_buddy_free_end_(const struct tier_buddy *buddy, size_t index)
 {
-    uint32_t head = tier_buddy_head_(buddy, index);
+    size_t head = tier_buddy_head_(buddy, index);
 
     if (head == TIER_PAGE_NIL ||
         (buddy->map.kind[head] & TIER_KIND_MASK) != TIER_KIND_FREE) {
@@ -388,10 +395,10 @@ static uint32_t tier_buddy_free_end_(const struct tier_buddy *buddy,
 }
 
 /* Unlink the free block that covers `index` and forget it; give its bounds. */
-static void tier_buddy_detach_(struct tier_buddy *buddy, uint32_t index,
-                               uint32_t *begin, uint32_t *end)
+static void tier_buddy_detach_(struct tier_buddy *buddy, size_t index,
+                               size_t *begin, size_t *end)
 {
-    uint32_t head = tier_buddy_head_(buddy, index);
+    size_t head = tier_buddy_head_(buddy, index);
     unsigned order = buddy->map.kind[head] & TIER_ORDER_MASK;
 
     tier_buddy_unlink_(buddy, head, order);
@@ -404,8 +411,8 @@ TIERALLOC_API enum tier_status tier_buddy_remove(struct tier_buddy *buddy,
                                                  void *base, size_t bytes)
 {
     struct tier_page_range_ range;
-    uint32_t begin;
-    uint32_t end;
+    size_t begin;
+    size_t end;
     enum tier_status status = tier_page_cover_((uintptr_t)base, bytes, &range);
 
     if (status != TIER_OK) {
@@ -414,14 +421,14 @@ TIERALLOC_API enum tier_status tier_buddy_remove(struct tier_buddy *buddy,
     if (!tier_buddy_range_(buddy, &range, &begin, &end)) {
         return TIER_ERR_FOREIGN;
     }
-    for (uint32_t at = begin; at < end; at = tier_buddy_free_end_(buddy, at)) {
+    for (size_t at = begin; at < end; at = tier_buddy_free_end_(buddy, at)) {
         if (tier_buddy_free_end_(buddy, at) == TIER_PAGE_NIL) {
             return TIER_ERR_IN_USE;
         }
     }
-    for (uint32_t at = begin; at < end;) {
-        uint32_t from;
-        uint32_t to;
+    for (size_t at = begin; at < end;) {
+        size_t from;
+        size_t to;
 
         tier_buddy_detach_(buddy, at, &from, &to);
         if (from < begin) {
@@ -439,11 +446,37 @@ TIERALLOC_API enum tier_status tier_buddy_remove(struct tier_buddy *buddy,
 }
 
 /* Account for pages that leave the free lists to be used. */
-TIER_INLINE_ void tier_buddy_took_(struct tier_buddy *buddy, uint32_t pages)
+TIER_INLINE_ void tier_buddy_took_(struct tier_buddy *buddy, size_t pages)
 {
     buddy->free_pages -= pages;
     if (buddy->free_pages < buddy->least_free_pages) {
         buddy->least_free_pages = buddy->free_pages;
+    }
+}
+
+/* Make an unlinked block an allocated one. */
+TIER_INLINE_ void *tier_buddy_hand_out_(struct tier_buddy *buddy, size_t index,
+                                        unsigned order)
+{
+    buddy->map.entry[index].owner = 0;
+    tier_buddy_took_(buddy, tier_order_pages_(order));
+    buddy->map.kind[index] = (uint8_t)(TIER_KIND_BLOCK | order);
+    return tier_pagemap_address_(&buddy->map, index);
+}
+
+/* Take the first block off the list of an order, which is not empty. */
+TIER_INLINE_ void tier_buddy_pop_(struct tier_buddy *buddy, unsigned order)
+{
+    struct tier_buddy_list *list = &buddy->lists[order];
+    union tier_page_entry *entry = buddy->map.entry;
+    uint32_t next = entry[list->head].link.next;
+
+    list->head = next;
+    list->blocks--;
+    if (next != TIER_PAGE_NIL) {
+        entry[next].link.prev = TIER_PAGE_NIL;
+    } else {
+        buddy->orders &= ~((uint32_t)1 << order);
     }
 }
 
@@ -464,14 +497,14 @@ TIERALLOC_API void *tier_buddy_alloc(struct tier_buddy *buddy, unsigned order)
     if ((fitting & 1) == 0) {
         from += tier_ctz32_(fitting);
     }
-    uint32_t index = buddy->head[from];
+    size_t index = buddy->lists[from].head;
 
-    tier_buddy_unlink_(buddy, index, from);
-    tier_buddy_split_(buddy, index, from, order);
-    buddy->map.kind[index] = (uint8_t)(TIER_KIND_BLOCK | order);
-    buddy->map.entry[index].owner = 0;
-    tier_buddy_took_(buddy, tier_order_pages_(order));
-    return tier_pagemap_address_(&buddy->map, index);
+    tier_buddy_pop_(buddy, from);
+    while (from > order) {
+        from--;
+        tier_buddy_link_(buddy, index + tier_order_pages_(from), from);
+    }
+    return tier_buddy_hand_out_(buddy, index, order);
 }
 
 TIERALLOC_API enum tier_status tier_buddy_alloc_at(struct tier_buddy *buddy,
@@ -483,7 +516,7 @@ TIERALLOC_API enum tier_status tier_buddy_alloc_at(struct tier_buddy *buddy,
         buddy->refused_allocs++;
         return TIER_ERR_TOO_LARGE;
     }
-    if (!tier_pagemap_spans_(&buddy->map, index)) {
+    if (index >= buddy->map.pages) {
         buddy->refused_allocs++;
         return TIER_ERR_FOREIGN;
     }
@@ -491,22 +524,27 @@ TIERALLOC_API enum tier_status tier_buddy_alloc_at(struct tier_buddy *buddy,
         buddy->refused_allocs++;
         return TIER_ERR_MISALIGNED;
     }
-    uint32_t target = (uint32_t)index;
-    uint32_t end = tier_buddy_free_end_(buddy, target);
+    size_t end = tier_buddy_free_end_(buddy, index);
 
-    if (end == TIER_PAGE_NIL || end - target < tier_order_pages_(order)) {
+    if (end == TIER_PAGE_NIL || end - index < tier_order_pages_(order)) {
         buddy->failed_allocs++;
         return TIER_ERR_IN_USE;
     }
-    uint32_t head = tier_buddy_head_(buddy, target);
+    size_t head = tier_buddy_head_(buddy, index);
     unsigned from = buddy->map.kind[head] & TIER_ORDER_MASK;
 
     tier_buddy_unlink_(buddy, head, from);
     buddy->map.kind[head] = TIER_KIND_NONE;
-    tier_buddy_split_(buddy, target, from, order);
-    buddy->map.kind[target] = (uint8_t)(TIER_KIND_BLOCK | order);
-    buddy->map.entry[target].owner = 0;
-    tier_buddy_took_(buddy, tier_order_pages_(order));
+    while (from > order) {
+        /* Keep the half with the wanted block; the other one stays free. */
+        from--;
+        size_t half = tier_order_pages_(from);
+        size_t mine =
+            ((index + buddy->map.skew) & ~(half - 1)) - buddy->map.skew;
+
+        tier_buddy_link_(buddy, tier_buddy_other_(buddy, mine, from), from);
+    }
+    (void)tier_buddy_hand_out_(buddy, index, order);
     return TIER_OK;
 }
 
@@ -516,10 +554,10 @@ TIER_NOINLINE_ static enum tier_status tier_buddy_explain_(
 {
     uintptr_t index = tier_pagemap_index_(&buddy->map, block);
 
-    if (!tier_pagemap_spans_(&buddy->map, index)) {
+    if (index >= buddy->map.pages) {
         return TIER_ERR_FOREIGN;
     }
-    uint32_t head = tier_buddy_head_(buddy, (uint32_t)index);
+    size_t head = tier_buddy_head_(buddy, index);
 
     if (head == TIER_PAGE_NIL) {
         return TIER_ERR_FOREIGN;
@@ -537,10 +575,9 @@ TIER_NOINLINE_ static enum tier_status tier_buddy_explain_(
 TIER_INLINE_ bool tier_buddy_is_block_(const struct tier_buddy *buddy,
                                        const void *block)
 {
-    uintptr_t index = tier_pagemap_index_(&buddy->map, block);
+    unsigned kind = tier_pagemap_kind_(&buddy->map, block);
 
-    return tier_pagemap_spans_(&buddy->map, index) &&
-           (buddy->map.kind[index] & TIER_KIND_MASK) == TIER_KIND_BLOCK &&
+    return (kind & TIER_KIND_MASK) == TIER_KIND_BLOCK &&
            tier_is_aligned_((uintptr_t)block, TIER_PAGE_SIZE);
 }
 
@@ -560,7 +597,7 @@ TIERALLOC_API enum tier_status tier_buddy_free(struct tier_buddy *buddy,
         return TIER_OK;
     }
 #endif
-    uint32_t index = (uint32_t)tier_pagemap_index_(&buddy->map, block);
+    size_t index = tier_pagemap_index_(&buddy->map, block);
     unsigned order = buddy->map.kind[index] & TIER_ORDER_MASK;
 
     tier_buddy_coalesce_(buddy, index, order);
@@ -606,7 +643,7 @@ TIERALLOC_API void tier_buddy_stats(const struct tier_buddy *buddy,
     stats->peak_used_pages = buddy->managed_pages - buddy->least_free_pages;
     stats->largest_free_order = tier_highest_bit_(buddy->orders);
     for (unsigned order = 0; order <= TIERALLOC_MAX_ORDER; order++) {
-        stats->free_blocks[order] = buddy->free_blocks[order];
+        stats->free_blocks[order] = buddy->lists[order].blocks;
         TIER_OPAQUE_(order);
     }
     stats->failed_allocs = buddy->failed_allocs;
@@ -614,108 +651,107 @@ TIERALLOC_API void tier_buddy_stats(const struct tier_buddy *buddy,
     stats->refused_frees = buddy->refused_frees;
 }
 
-/* True when `index` may stand before a neighbour on the list of an order. */
-static bool tier_buddy_check_link_(const struct tier_buddy *buddy,
-                                   uint32_t index, unsigned order)
+/* True when a neighbour on the list of an order is a block of that order. */
+static bool tier_buddy_check_member_(const struct tier_buddy *buddy,
+                                     size_t index, unsigned order)
 {
-    uint32_t next = buddy->map.entry[index].link.next;
-    uint32_t prev = buddy->map.entry[index].link.prev;
-
-    if (prev == TIER_PAGE_NIL) {
-        if (buddy->head[order] != index) {
-            return false;
-        }
-    } else if (!tier_pagemap_spans_(&buddy->map, prev) ||
-               buddy->map.kind[prev] != (TIER_KIND_FREE | order) ||
-               buddy->map.entry[prev].link.next != index) {
-        return false;
-    }
-    return next == TIER_PAGE_NIL ||
-           (tier_pagemap_spans_(&buddy->map, next) &&
-            buddy->map.kind[next] == (TIER_KIND_FREE | order) &&
-            buddy->map.entry[next].link.prev == index);
+    return index < buddy->map.pages &&
+           buddy->map.kind[index] == (TIER_KIND_FREE | order);
 }
 
-/*
- * True when the block at `index` is whole: aligned, in the span, with no other
- * head in it, and not free beside a free buddy.
- */
+/* True when the block at `index` is whole: aligned, in the span, one head. */
 static bool tier_buddy_check_block_(const struct tier_buddy *buddy,
-                                    uint32_t index)
+                                    size_t index)
 {
     unsigned order = buddy->map.kind[index] & TIER_ORDER_MASK;
 
     if (order > TIERALLOC_MAX_ORDER) {
         return false;
     }
-    uint32_t pages = tier_order_pages_(order);
+    size_t end = index + tier_order_pages_(order);
 
-    if ((index & (pages - 1)) != 0 || buddy->map.end - index < pages) {
-        return false;
-    }
-    if (buddy->map.kind[index] == (TIER_KIND_FREE | order) &&
-        order < TIERALLOC_MAX_ORDER &&
-        tier_pagemap_spans_(&buddy->map, index ^ pages) &&
-        buddy->map.kind[index ^ pages] == (TIER_KIND_FREE | order)) {
-        return false;
-    }
-    return tier_find_nonzero_(buddy->map.kind, index + 1, index + pages) ==
-           index + pages;
+    return ((index + buddy->map.skew) & (tier_order_pages_(order) - 1)) == 0 &&
+           end <= buddy->map.pages &&
+           tier_find_nonzero_(buddy->map.kind, index + 1, end) == end;
 }
 
-/* True when the list of an order has the length that is counted for it. */
+/* True when the buddy of a free block is not free too. */
+static bool tier_buddy_check_alone_(const struct tier_buddy *buddy,
+                                    size_t index)
+{
+    unsigned order = buddy->map.kind[index] & TIER_ORDER_MASK;
+
+    return order == TIERALLOC_MAX_ORDER ||
+           !tier_buddy_check_member_(
+               buddy, tier_buddy_other_(buddy, index, order), order);
+}
+
+/* True when the list of an order is linked both ways and as long as counted. */
 static bool tier_buddy_check_list_(const struct tier_buddy *buddy,
                                    unsigned order)
 {
+    const struct tier_buddy_list *list = &buddy->lists[order];
     uint32_t length = 0;
-    uint32_t at = buddy->head[order];
+    uint32_t prev = TIER_PAGE_NIL;
 
-    while (at != TIER_PAGE_NIL) {
-        if (length == buddy->free_blocks[order] ||
-            !tier_pagemap_spans_(&buddy->map, at) ||
-            buddy->map.kind[at] != (TIER_KIND_FREE | order) ||
-            !tier_buddy_check_link_(buddy, at, order)) {
+    for (uint32_t at = list->head; at != TIER_PAGE_NIL;
+         at = buddy->map.entry[at].link.next) {
+        if (length++ == list->blocks ||
+            !tier_buddy_check_member_(buddy, at, order) ||
+            buddy->map.entry[at].link.prev != prev) {
             return false;
         }
-        length++;
-        at = buddy->map.entry[at].link.next;
+        prev = at;
     }
-    return length == buddy->free_blocks[order] &&
+    return length == list->blocks &&
            (length != 0) == ((buddy->orders >> order & 1) != 0);
+}
+
+/* True when every list is right; counts the pages of their blocks. */
+static bool tier_buddy_check_lists_(const struct tier_buddy *buddy,
+                                    size_t *listed_pages)
+{
+    *listed_pages = 0;
+    for (unsigned order = 0; order <= TIERALLOC_MAX_ORDER; order++) {
+        if (!tier_buddy_check_list_(buddy, order)) {
+            return false;
+        }
+        *listed_pages += (size_t)buddy->lists[order].blocks << order;
+    }
+    return (buddy->orders >> TIERALLOC_MAX_ORDER >> 1) == 0;
 }
 
 TIERALLOC_API bool tier_buddy_check(const struct tier_buddy *buddy)
 {
+    const struct tier_pagemap *map = &buddy->map;
     size_t free_pages = 0;
     size_t held_pages = 0;
-    size_t listed_pages = 0;
-    uint32_t at = buddy->map.begin;
+    size_t listed_pages;
+    size_t at = 0;
 
-    while ((at = (uint32_t)tier_find_nonzero_(
-                buddy->map.kind, at, buddy->map.end)) < buddy->map.end) {
-        unsigned kind = buddy->map.kind[at] & TIER_KIND_MASK;
-        uint32_t pages = 1; /* slabs mark every page of theirs */
+    while ((at = tier_find_nonzero_(map->kind, at, map->pages)) < map->pages) {
+        unsigned kind = map->kind[at] & TIER_KIND_MASK;
+        size_t pages = 1; /* slabs mark every page of theirs */
 
         if (kind == TIER_KIND_FREE || kind == TIER_KIND_BLOCK) {
             if (!tier_buddy_check_block_(buddy, at)) {
                 return false;
             }
-            pages = tier_order_pages_(buddy->map.kind[at] & TIER_ORDER_MASK);
+            pages = tier_order_pages_(map->kind[at] & TIER_ORDER_MASK);
+        }
+        if (kind == TIER_KIND_FREE) {
+            if (!tier_buddy_check_alone_(buddy, at)) {
+                return false;
+            }
+            free_pages += pages;
         }
         held_pages += pages;
-        free_pages += kind == TIER_KIND_FREE ? pages : 0;
         at += pages;
     }
-    for (unsigned order = 0; order <= TIERALLOC_MAX_ORDER; order++) {
-        if (!tier_buddy_check_list_(buddy, order)) {
-            return false;
-        }
-        listed_pages += (size_t)buddy->free_blocks[order] << order;
-    }
-    return free_pages == buddy->free_pages && listed_pages == free_pages &&
+    return tier_buddy_check_lists_(buddy, &listed_pages) &&
+           free_pages == buddy->free_pages && listed_pages == free_pages &&
            held_pages == buddy->managed_pages &&
-           buddy->least_free_pages <= buddy->free_pages &&
-           (buddy->orders >> TIERALLOC_MAX_ORDER >> 1) == 0;
+           buddy->least_free_pages <= buddy->free_pages;
 }
 
 #endif /* TIERALLOC_BUDDY_IMPLEMENTED */

@@ -56,11 +56,11 @@ union tier_page_entry {
 
 /* A map. The caller owns the storage; the fields are private. */
 struct tier_pagemap {
-    uintptr_t first;              /* page number of index 0 */
-    uint32_t begin;               /* index of the first page of the span */
-    uint32_t end;                 /* index after the last one */
-    uint8_t *kind;                /* indexed 0 .. end - 1 */
-    union tier_page_entry *entry; /* likewise */
+    uintptr_t first; /* page number of index 0 */
+    size_t pages;    /* indexes are 0 .. pages - 1 */
+    size_t skew;     /* pages by which index 0 misses a largest block's begin */
+    uint8_t *kind;
+    union tier_page_entry *entry;
 };
 
 /* --- Lifecycle ------------------------------------------------------------ */
@@ -68,9 +68,7 @@ struct tier_pagemap {
 /*
  * Tell how many bytes of metadata a map of the span needs.
  *
- * The span is [base, base + bytes), cut inwards to whole pages. Index 0 is
- * placed so that a block aligned in memory has an aligned index, which adds at
- * most as many dead entries as the largest possible block has pages.
+ * The span is [base, base + bytes), cut inwards to whole pages: 9 bytes each.
  *
  * Returns 0 when the span is one that tier_pagemap_init refuses.
  */
@@ -161,37 +159,29 @@ TIER_INLINE_ enum tier_status tier_page_cover_(uintptr_t base, size_t bytes,
     return TIER_OK;
 }
 
-/* The range with its begin aligned down as far as a block in it can need. */
+/* The pages of a span, which a map can hold. */
 static enum tier_status tier_pagemap_span_(uintptr_t base, size_t bytes,
-                                           struct tier_page_range_ *range,
-                                           uintptr_t *first)
+                                           struct tier_page_range_ *range)
 {
     enum tier_status status = tier_page_range_(base, bytes, range);
 
-    if (status != TIER_OK) {
-        return status;
-    }
-    int order = tier_highest_bit_(range->end - range->begin);
-
-    if (order > TIERALLOC_MAX_ORDER) {
-        order = TIERALLOC_MAX_ORDER;
-    }
-    *first = range->begin & ~(((uintptr_t)1 << order) - 1);
-    if (range->end - *first >= TIER_PAGE_NIL) {
+    if (status == TIER_OK && range->end - range->begin >= TIER_PAGE_NIL) {
         return TIER_ERR_TOO_LARGE;
     }
-    return TIER_OK;
+    return status;
 }
+
+/* Bytes of metadata for a page. */
+#define TIER_PAGEMAP_COST_ (sizeof(union tier_page_entry) + 1)
 
 TIERALLOC_API size_t tier_pagemap_bytes(uintptr_t base, size_t bytes)
 {
     struct tier_page_range_ range;
-    uintptr_t first;
 
-    if (tier_pagemap_span_(base, bytes, &range, &first) != TIER_OK) {
+    if (tier_pagemap_span_(base, bytes, &range) != TIER_OK) {
         return 0;
     }
-    return (range.end - first) * (sizeof(union tier_page_entry) + 1);
+    return (range.end - range.begin) * TIER_PAGEMAP_COST_;
 }
 
 TIERALLOC_API enum tier_status tier_pagemap_init(struct tier_pagemap *map,
@@ -200,8 +190,7 @@ TIERALLOC_API enum tier_status tier_pagemap_init(struct tier_pagemap *map,
                                                  size_t memory_bytes)
 {
     struct tier_page_range_ range;
-    uintptr_t first;
-    enum tier_status status = tier_pagemap_span_(base, bytes, &range, &first);
+    enum tier_status status = tier_pagemap_span_(base, bytes, &range);
 
     if (status != TIER_OK) {
         return status;
@@ -212,15 +201,15 @@ TIERALLOC_API enum tier_status tier_pagemap_init(struct tier_pagemap *map,
     if (!tier_is_aligned_((uintptr_t)memory, sizeof(union tier_page_entry))) {
         return TIER_ERR_MISALIGNED;
     }
-    if (memory_bytes < tier_pagemap_bytes(base, bytes)) {
+    if (memory_bytes / TIER_PAGEMAP_COST_ < range.end - range.begin) {
         return TIER_ERR_METADATA;
     }
-    map->first = first;
-    map->begin = (uint32_t)(range.begin - first);
-    map->end = (uint32_t)(range.end - first);
+    map->first = range.begin;
+    map->pages = range.end - range.begin;
+    map->skew = range.begin & (((size_t)1 << TIERALLOC_MAX_ORDER) - 1);
     map->entry = (union tier_page_entry *)memory;
-    map->kind = (uint8_t *)(map->entry + map->end);
-    tier_clear_(map->kind, map->end);
+    map->kind = (uint8_t *)(map->entry + map->pages);
+    tier_clear_(map->kind, map->pages);
     return TIER_OK;
 }
 
@@ -229,13 +218,13 @@ TIER_INLINE_ void tier_pagemap_share_(struct tier_pagemap *to,
                                       const struct tier_pagemap *from)
 {
     to->first = from->first;
-    to->begin = from->begin;
-    to->end = from->end;
+    to->pages = from->pages;
+    to->skew = from->skew;
     to->kind = from->kind;
     to->entry = from->entry;
 }
 
-/* Index of the page that holds an address; any value for a foreign one. */
+/* Index of the page that holds an address; >= map->pages when outside. */
 TIER_INLINE_ uintptr_t tier_pagemap_index_(const struct tier_pagemap *map,
                                            const void *address)
 {
@@ -249,20 +238,13 @@ TIER_INLINE_ void *tier_pagemap_address_(const struct tier_pagemap *map,
     return (void *)((map->first + index) << TIERALLOC_PAGE_SHIFT);
 }
 
-/* True for the index of a page of the span. */
-TIER_INLINE_ bool tier_pagemap_spans_(const struct tier_pagemap *map,
-                                      uintptr_t index)
-{
-    return index - map->begin < map->end - map->begin;
-}
-
 /* The kind of the page that holds an address; NONE outside the span. */
 TIER_INLINE_ unsigned tier_pagemap_kind_(const struct tier_pagemap *map,
                                          const void *address)
 {
     uintptr_t index = tier_pagemap_index_(map, address);
 
-    return index < map->end ? map->kind[index] : TIER_KIND_NONE;
+    return index < map->pages ? map->kind[index] : TIER_KIND_NONE;
 }
 
 #endif /* TIERALLOC_PAGEMAP_IMPLEMENTED */

@@ -1047,7 +1047,7 @@ static bool tier_slab_check_bits_(const struct tier_slab_desc_ *desc)
 }
 
 /* True when page `index` of the map and its slab tell of one another. */
-static bool tier_slab_check_page_(const struct tier_slab *slab, uint32_t index)
+static bool tier_slab_check_page_(const struct tier_slab *slab, size_t index)
 {
     const struct tier_slab_desc_ *desc =
         (const struct tier_slab_desc_ *)slab->map.entry[index].slab;
@@ -1080,7 +1080,7 @@ static void tier_slab_census_reset_(struct tier_slab_census_ *census)
 }
 
 /* Add the slab whose first page is at `index`, if one begins there. */
-static void tier_slab_count_(const struct tier_slab *slab, uint32_t index,
+static void tier_slab_count_(const struct tier_slab *slab, size_t index,
                              struct tier_slab_census_ *found)
 {
     const struct tier_slab_desc_ *desc =
@@ -1151,12 +1151,12 @@ TIERALLOC_API bool tier_slab_check(const struct tier_slab *slab)
 {
     struct tier_slab_census_ found;
     struct tier_slab_census_ said;
-    uint32_t at = slab->map.begin;
+    size_t at = 0;
 
     tier_slab_census_reset_(&found);
     tier_slab_census_reset_(&said);
-    while ((at = (uint32_t)tier_find_nonzero_(slab->map.kind, at,
-                                              slab->map.end)) < slab->map.end) {
+    while ((at = tier_find_nonzero_(slab->map.kind, at, slab->map.pages)) <
+           slab->map.pages) {
         if ((slab->map.kind[at] & TIER_KIND_SLAB) != 0 ||
             slab->map.kind[at] == TIER_KIND_META) {
             if (!tier_slab_check_page_(slab, at)) {

@@ -41,7 +41,7 @@ extern "C" {
 
 /* An allocator. The caller owns the storage; the fields are private. */
 struct tier_allocator {
-    struct tier_pagemap map; /* end is 0 until the map has memory */
+    struct tier_pagemap map; /* pages is 0 until the map has memory */
     struct tier_buddy buddy;
     struct tier_slab slab;
     uintptr_t span_base;
@@ -312,13 +312,11 @@ TIERALLOC_API enum tier_status tier_init(struct tier_allocator *allocator,
     struct tier_pagemap none;
     struct tier_page_source source;
     struct tier_page_range_ range;
-    uintptr_t first;
-    enum tier_status status =
-        tier_pagemap_span_(span_base, span_bytes, &range, &first);
+    enum tier_status status = tier_pagemap_span_(span_base, span_bytes, &range);
 
     none.first = 0;
-    none.begin = 0;
-    none.end = 0;
+    none.pages = 0;
+    none.skew = 0;
     none.kind = NULL;
     none.entry = NULL;
     if (status == TIER_OK && map != NULL) {
@@ -396,7 +394,7 @@ TIERALLOC_API enum tier_status tier_add_region(struct tier_allocator *allocator,
 
     TIERALLOC_LOCK(&allocator->lock);
     status = tier_check_region_(allocator, from, bytes);
-    if (status == TIER_OK && allocator->map.end == 0) {
+    if (status == TIER_OK && allocator->map.pages == 0) {
         status = tier_carve_map_(allocator, &from, &bytes);
     }
     if (status == TIER_OK) {
@@ -878,7 +876,7 @@ static void tier_write_pages_(const struct tier_writer_ *to,
     tier_write_(to, "\nfree blocks by order:");
     for (unsigned order = 0; order <= TIERALLOC_MAX_ORDER; order++) {
         tier_write_(to, " ");
-        tier_write_number_(to, buddy->free_blocks[order], 0);
+        tier_write_number_(to, buddy->lists[order].blocks, 0);
     }
     tier_write_(to, "\n");
 }
