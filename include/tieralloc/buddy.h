@@ -224,15 +224,27 @@ TIER_INLINE_ size_t tier_buddy_other_(const struct tier_buddy *buddy,
     return ((index + skew) ^ tier_order_pages_(order)) - skew;
 }
 
+/*
+ * Load an index. Seen as a 32-bit value, gcc would extend it again at each use
+ * on rv64; opaque, the load itself extends it.
+ */
+TIER_INLINE_ size_t tier_buddy_load_(const uint32_t *index)
+{
+    size_t value = *index;
+
+    TIER_OPAQUE_(value);
+    return value;
+}
+
 /* Put a block on the list of its order. */
 TIER_INLINE_ void tier_buddy_link_(struct tier_buddy *buddy, size_t index,
                                    unsigned order)
 {
     union tier_page_entry *entry = buddy->map.entry;
     struct tier_buddy_list *list = &buddy->lists[order];
-    uint32_t next = list->head;
+    size_t next = tier_buddy_load_(&list->head);
 
-    entry[index].link.next = next;
+    entry[index].link.next = (uint32_t)next;
     entry[index].link.prev = TIER_PAGE_NIL;
     list->head = (uint32_t)index;
     list->blocks++;
@@ -244,55 +256,73 @@ TIER_INLINE_ void tier_buddy_link_(struct tier_buddy *buddy, size_t index,
     buddy->map.kind[index] = (uint8_t)(TIER_KIND_FREE | order);
 }
 
-/* Take a block off the list of its order, wherever in it; its kind stays. */
-TIER_INLINE_ void tier_buddy_unlink_(struct tier_buddy *buddy, size_t index,
-                                     unsigned order)
+/* Take a block off a list, wherever in it; true when the list is then empty. */
+TIER_INLINE_ bool tier_buddy_cut_(union tier_page_entry *entry,
+                                  struct tier_buddy_list *list, size_t index)
 {
-    union tier_page_entry *entry = buddy->map.entry;
-    struct tier_buddy_list *list = &buddy->lists[order];
-    uint32_t next = entry[index].link.next;
-    uint32_t prev = entry[index].link.prev;
+    size_t next = tier_buddy_load_(&entry[index].link.next);
+    size_t prev = tier_buddy_load_(&entry[index].link.prev);
 
     list->blocks--;
     if (next != TIER_PAGE_NIL) {
-        entry[next].link.prev = prev;
+        entry[next].link.prev = (uint32_t)prev;
     }
     if (prev != TIER_PAGE_NIL) {
-        entry[prev].link.next = next;
-        return;
+        entry[prev].link.next = (uint32_t)next;
+        return false;
     }
-    list->head = next;
-    if (next == TIER_PAGE_NIL) {
+    list->head = (uint32_t)next;
+    return next == TIER_PAGE_NIL;
+}
+
+/* Take a block off the list of its order; its kind stays. */
+TIER_INLINE_ void tier_buddy_unlink_(struct tier_buddy *buddy, size_t index,
+                                     unsigned order)
+{
+    if (tier_buddy_cut_(buddy->map.entry, &buddy->lists[order], index)) {
         buddy->orders &= ~((uint32_t)1 << order);
     }
 }
 
+/* True when the block at `index`, if it is one, is free and of this order. */
+TIER_INLINE_ bool tier_buddy_is_free_(const struct tier_buddy *buddy,
+                                      size_t index, unsigned order)
+{
+    return index < buddy->map.pages &&
+           buddy->map.kind[index] == (TIER_KIND_FREE | order);
+}
+
 /*
- * Link a block after joining it with its buddy as long as that is free.
+ * Join a block with its buddy as often as that is free, then link it.
  *
  * The index runs from the begin of a largest block, so that a bit of it tells
  * the halves apart; the arrays begin `skew` later.
  */
-TIER_INLINE_ void tier_buddy_coalesce_(struct tier_buddy *buddy, size_t index,
-                                       unsigned order)
+TIER_NOINLINE_ static void tier_buddy_coalesce_(struct tier_buddy *buddy,
+                                                size_t index, unsigned order)
 {
-    uint8_t *kind = buddy->map.kind;
+    uint8_t *kind = buddy->map.kind; /* in locals: stores of kinds alias all */
+    union tier_page_entry *entry = buddy->map.entry;
     const size_t skew = buddy->map.skew;
     const size_t pages = buddy->map.pages;
+    size_t orders = buddy->orders;
     size_t aligned = index + skew;
+    size_t half = tier_order_pages_(order); /* its bit in `orders`, too */
 
-    while (order < TIERALLOC_MAX_ORDER) {
-        size_t half = tier_order_pages_(order);
+    kind[index] = TIER_KIND_NONE;
+    for (; order < TIERALLOC_MAX_ORDER; order++, half += half) {
         size_t other = (aligned ^ half) - skew;
 
         if (other >= pages || kind[other] != (TIER_KIND_FREE | order)) {
             break;
         }
-        tier_buddy_unlink_(buddy, other, order);
-        kind[(aligned | half) - skew] = TIER_KIND_NONE;
+        kind[other] = TIER_KIND_NONE;
         aligned &= ~half;
-        order++;
+        if (tier_buddy_cut_(entry, &buddy->lists[order], other)) {
+            orders &= ~half;
+        }
     }
+    buddy->orders = (uint32_t)orders;
     tier_buddy_link_(buddy, aligned - skew, order);
 }
 
@@ -469,9 +499,9 @@ TIER_INLINE_ void tier_buddy_pop_(struct tier_buddy *buddy, unsigned order)
 {
     struct tier_buddy_list *list = &buddy->lists[order];
     union tier_page_entry *entry = buddy->map.entry;
-    uint32_t next = entry[list->head].link.next;
+    size_t next = tier_buddy_load_(&entry[list->head].link.next);
 
-    list->head = next;
+    list->head = (uint32_t)next;
     list->blocks--;
     if (next != TIER_PAGE_NIL) {
         entry[next].link.prev = TIER_PAGE_NIL;
@@ -600,8 +630,14 @@ TIERALLOC_API enum tier_status tier_buddy_free(struct tier_buddy *buddy,
     size_t index = tier_pagemap_index_(&buddy->map, block);
     unsigned order = buddy->map.kind[index] & TIER_ORDER_MASK;
 
-    tier_buddy_coalesce_(buddy, index, order);
     buddy->free_pages += tier_order_pages_(order);
+    if (order < TIERALLOC_MAX_ORDER &&
+        tier_buddy_is_free_(buddy, tier_buddy_other_(buddy, index, order),
+                            order)) {
+        tier_buddy_coalesce_(buddy, index, order);
+    } else {
+        tier_buddy_link_(buddy, index, order);
+    }
     return TIER_OK;
 }
 
@@ -651,14 +687,6 @@ TIERALLOC_API void tier_buddy_stats(const struct tier_buddy *buddy,
     stats->refused_frees = buddy->refused_frees;
 }
 
-/* True when a neighbour on the list of an order is a block of that order. */
-static bool tier_buddy_check_member_(const struct tier_buddy *buddy,
-                                     size_t index, unsigned order)
-{
-    return index < buddy->map.pages &&
-           buddy->map.kind[index] == (TIER_KIND_FREE | order);
-}
-
 /* True when the block at `index` is whole: aligned, in the span, one head. */
 static bool tier_buddy_check_block_(const struct tier_buddy *buddy,
                                     size_t index)
@@ -682,8 +710,8 @@ static bool tier_buddy_check_alone_(const struct tier_buddy *buddy,
     unsigned order = buddy->map.kind[index] & TIER_ORDER_MASK;
 
     return order == TIERALLOC_MAX_ORDER ||
-           !tier_buddy_check_member_(
-               buddy, tier_buddy_other_(buddy, index, order), order);
+           !tier_buddy_is_free_(buddy, tier_buddy_other_(buddy, index, order),
+                                order);
 }
 
 /* True when the list of an order is linked both ways and as long as counted. */
@@ -697,7 +725,7 @@ static bool tier_buddy_check_list_(const struct tier_buddy *buddy,
     for (uint32_t at = list->head; at != TIER_PAGE_NIL;
          at = buddy->map.entry[at].link.next) {
         if (length++ == list->blocks ||
-            !tier_buddy_check_member_(buddy, at, order) ||
+            !tier_buddy_is_free_(buddy, at, order) ||
             buddy->map.entry[at].link.prev != prev) {
             return false;
         }

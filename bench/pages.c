@@ -1,0 +1,209 @@
+/*
+ * pages.c - what the page tier costs: blocks and set-up.
+ *
+ * SPDX-License-Identifier: MIT
+ *
+ * The arenas are addresses without memory behind them: no tier of pages ever
+ * touches a page that it manages.
+ */
+#define TIERALLOC_STATIC
+#define TIERALLOC_API static __attribute__((unused, noinline))
+#include <tieralloc/buddy.h>
+
+#include "bench.h"
+
+#include <stdlib.h>
+
+#define MIB         ((size_t)1 << 20)
+#define ARENA_BASE  ((uintptr_t)0x40000000)
+#define ARENA_BYTES (256 * MIB)
+#define ARENA_PAGES (ARENA_BYTES / TIER_PAGE_SIZE)
+
+static uint64_t metadata[ARENA_PAGES * 9 / 8 + TIER_PAGE_SIZE];
+static void *live[ARENA_PAGES];
+static struct tier_buddy buddy;
+static struct bench_random rng;
+
+/* A buddy over an arena, less the pages that its metadata would take. */
+static void start(size_t bytes)
+{
+    struct tier_pagemap map;
+    size_t need = tier_pagemap_bytes(ARENA_BASE, bytes);
+    size_t pages = (need + TIER_PAGE_SIZE - 1) / TIER_PAGE_SIZE;
+
+    rng.state = BENCH_SEED;
+    if (tier_pagemap_init(&map, ARENA_BASE, bytes, metadata,
+                          sizeof(metadata)) != TIER_OK) {
+        abort();
+    }
+    tier_buddy_init(&buddy, &map);
+    if (tier_buddy_add(&buddy, (void *)(ARENA_BASE + pages * TIER_PAGE_SIZE),
+                       bytes - pages * TIER_PAGE_SIZE) != TIER_OK) {
+        abort();
+    }
+}
+
+static void fill(size_t count, unsigned order)
+{
+    for (size_t i = 0; i < count; i++) {
+        live[i] = tier_buddy_alloc(&buddy, order);
+    }
+}
+
+/* Free a random one of `count` blocks, allocate another; `times` times. */
+static void replace(size_t count, unsigned order, size_t times,
+                    struct bench_count *alloc, struct bench_count *release)
+{
+    for (size_t i = 0; i < times; i++) {
+        size_t slot = bench_below(&rng, count);
+
+        BENCH_CALL(release, tier_buddy_free(&buddy, live[slot]));
+        BENCH_CALL(alloc, live[slot] = tier_buddy_alloc(&buddy, order));
+    }
+}
+
+static void report(const char *name, const struct bench_count *alloc,
+                   const struct bench_count *release)
+{
+    bench_print(name, ".alloc", alloc);
+    bench_print(name, ".free", release);
+}
+
+static void page0(void)
+{
+    struct bench_count alloc = {0};
+    struct bench_count release = {0};
+    struct bench_count warm = {0};
+
+    start(ARENA_BYTES);
+    fill(32768, 0);
+    replace(32768, 0, 100000, &warm, &warm);
+    replace(32768, 0, 100000, &alloc, &release);
+    report("page0", &alloc, &release);
+}
+
+static void page9(void)
+{
+    struct bench_count alloc = {0};
+    struct bench_count release = {0};
+    struct bench_count warm = {0};
+
+    start(ARENA_BYTES);
+    fill(64, 9);
+    replace(64, 9, 5000, &warm, &warm);
+    replace(64, 9, 20000, &alloc, &release);
+    report("page9", &alloc, &release);
+}
+
+/* Free 256 random ones of 32,768 pages, then allocate 256; 390 times. */
+static void burst(struct bench_count *alloc, struct bench_count *release)
+{
+    for (unsigned batch = 0; batch < 390; batch++) {
+        size_t slots[256];
+
+        for (size_t i = 0; i < 256; i++) {
+            do {
+                slots[i] = bench_below(&rng, 32768);
+            } while (live[slots[i]] == NULL);
+            BENCH_CALL(release, tier_buddy_free(&buddy, live[slots[i]]));
+            live[slots[i]] = NULL;
+        }
+        for (size_t i = 0; i < 256; i++) {
+            BENCH_CALL(alloc, live[slots[i]] = tier_buddy_alloc(&buddy, 0));
+        }
+    }
+}
+
+static void page0burst(void)
+{
+    struct bench_count alloc = {0};
+    struct bench_count release = {0};
+    struct bench_count warm = {0};
+
+    start(ARENA_BYTES);
+    fill(32768, 0);
+    burst(&warm, &warm);
+    burst(&alloc, &release);
+    report("page0burst", &alloc, &release);
+}
+
+/* Allocate every page, then free in random order: the deepest splits, merges */
+static void pagefill(void)
+{
+    struct bench_count alloc = {0};
+    struct bench_count release = {0};
+    size_t count = 0;
+
+    start(ARENA_BYTES);
+    for (void *page = NULL;; live[count++] = page) {
+        BENCH_CALL(&alloc, page = tier_buddy_alloc(&buddy, 0));
+        if (page == NULL) {
+            break;
+        }
+    }
+    bench_print_tenths("pagefill", ".used",
+                       (uint64_t)count * 10000 / ARENA_PAGES, "permille");
+    while (count > 0) {
+        size_t slot = bench_below(&rng, count);
+
+        BENCH_CALL(&release, tier_buddy_free(&buddy, live[slot]));
+        live[slot] = live[--count];
+    }
+    report("pagefill", &alloc, &release);
+}
+
+/* The worst single call of all orders, with blocks of all orders in use. */
+static void worst(void)
+{
+    struct bench_count alloc = {0};
+    struct bench_count release = {0};
+    size_t count = 0;
+
+    start(ARENA_BYTES);
+    for (size_t step = 0; step < 200000; step++) {
+        if (count < 4096 && (count == 0 || bench_below(&rng, 2) == 0)) {
+            unsigned order = (unsigned)bench_below(&rng, 11);
+
+            BENCH_CALL(&alloc, live[count] = tier_buddy_alloc(&buddy, order));
+            count += live[count] != NULL;
+        } else {
+            size_t slot = bench_below(&rng, count);
+
+            BENCH_CALL(&release, tier_buddy_free(&buddy, live[slot]));
+            live[slot] = live[--count];
+        }
+    }
+    report("anyorder", &alloc, &release);
+}
+
+/* Map and buddy over 128 MiB of dirty and of clean metadata. */
+static void init(void)
+{
+    size_t pages = 128 * MIB / TIER_PAGE_SIZE;
+    struct bench_count dirty = {0};
+    struct bench_count clean = {0};
+
+    for (size_t i = 0; i < sizeof(metadata) / sizeof(metadata[0]); i++) {
+        metadata[i] = UINT64_MAX;
+    }
+    BENCH_CALL(&dirty, start(128 * MIB));
+    for (size_t i = 0; i < sizeof(metadata) / sizeof(metadata[0]); i++) {
+        metadata[i] = 0;
+    }
+    BENCH_CALL(&clean, start(128 * MIB));
+    bench_print_tenths("init", ".dirty", dirty.total * 10 / pages,
+                       "instructions/page");
+    bench_print_tenths("init", ".clean", clean.total * 10 / pages,
+                       "instructions/page");
+}
+
+int main(void)
+{
+    init();
+    page0();
+    page0burst();
+    page9();
+    pagefill();
+    worst();
+    return 0;
+}
