@@ -1,5 +1,5 @@
 /*
- * pages.c - what the page tier costs: blocks and set-up.
+ * pages.c - what the page tier costs: set-up, blocks, runs.
  *
  * SPDX-License-Identifier: MIT
  *
@@ -8,7 +8,7 @@
  */
 #define TIERALLOC_STATIC
 #define TIERALLOC_API static __attribute__((unused, noinline))
-#include <tieralloc/buddy.h>
+#include <tieralloc/runs.h>
 
 #include "bench.h"
 
@@ -21,7 +21,9 @@
 
 static uint64_t metadata[ARENA_PAGES * 9 / 8 + TIER_PAGE_SIZE];
 static void *live[ARENA_PAGES];
+static size_t live_bytes[ARENA_PAGES];
 static struct tier_buddy buddy;
+static struct tier_runs runs;
 static struct bench_random rng;
 
 /* A buddy over an arena, less the pages that its metadata would take. */
@@ -197,6 +199,107 @@ static void init(void)
                        "instructions/page");
 }
 
+/* Pages that hold `bytes` bytes. */
+static size_t pages_for(size_t bytes)
+{
+    return (bytes + TIER_PAGE_SIZE - 1) / TIER_PAGE_SIZE;
+}
+
+static void start_runs(size_t bytes)
+{
+    start(bytes);
+    if (tier_runs_init(&runs, &buddy, TIERALLOC_MAX_ORDER) != TIER_OK) {
+        abort();
+    }
+}
+
+/* Replace random ones of 500 runs of 8 to 256 KiB. */
+static void replace_runs(size_t times, struct bench_count *alloc,
+                         struct bench_count *release)
+{
+    for (size_t i = 0; i < times; i++) {
+        size_t slot = bench_below(&rng, 500);
+        size_t pages;
+
+        BENCH_CALL(release, tier_runs_free(&runs, live[slot]));
+        pages = pages_for(bench_logu(&rng, 13, 18));
+        BENCH_CALL(alloc, live[slot] = tier_runs_alloc(&runs, pages));
+    }
+}
+
+static void large(void)
+{
+    struct bench_count alloc = {0};
+    struct bench_count release = {0};
+    struct bench_count warm = {0};
+
+    start_runs(128 * MIB);
+    for (size_t i = 0; i < 500; i++) {
+        live[i] = tier_runs_alloc(&runs, pages_for(bench_logu(&rng, 13, 18)));
+    }
+    replace_runs(10000, &warm, &warm);
+    replace_runs(20000, &alloc, &release);
+    report("large", &alloc, &release);
+}
+
+/*
+ * Allocate with p = 0.6 a size of 4 KiB to 1 MiB, else free a random one, in
+ * 64 MiB, until the first failure: peak of live requested bytes, in permille.
+ */
+static uint64_t churn(uint64_t seed, struct bench_count *alloc,
+                      struct bench_count *release)
+{
+    size_t count = 0;
+    size_t bytes = 0;
+    size_t peak = 0;
+
+    start_runs(64 * MIB);
+    rng.state = seed;
+    for (;;) {
+        if (count == 0 || bench_below(&rng, 10) < 6) {
+            size_t size = bench_logu(&rng, 12, 20);
+
+            BENCH_CALL(alloc,
+                       live[count] = tier_runs_alloc(&runs, pages_for(size)));
+            if (live[count] == NULL) {
+                return (uint64_t)peak * 1000 / (64 * MIB);
+            }
+            bytes += size;
+            peak = bytes > peak ? bytes : peak;
+            live_bytes[count++] = size;
+        } else {
+            size_t slot = bench_below(&rng, count);
+
+            BENCH_CALL(release, tier_runs_free(&runs, live[slot]));
+            bytes -= live_bytes[slot];
+            live[slot] = live[--count];
+            live_bytes[slot] = live_bytes[count];
+        }
+    }
+}
+
+static int compare(const void *a, const void *b)
+{
+    uint64_t left = *(const uint64_t *)a;
+    uint64_t right = *(const uint64_t *)b;
+
+    return (left > right) - (left < right);
+}
+
+static void fragpage(void)
+{
+    struct bench_count alloc = {0};
+    struct bench_count release = {0};
+    uint64_t peak[5];
+
+    for (uint64_t i = 0; i < 5; i++) {
+        peak[i] = churn(BENCH_SEED + 1 + i, &alloc, &release);
+    }
+    qsort(peak, 5, sizeof(peak[0]), compare);
+    bench_print_tenths("fragpage", ".live", peak[2] * 10, "permille");
+    report("fragpage", &alloc, &release);
+}
+
 int main(void)
 {
     init();
@@ -205,5 +308,7 @@ int main(void)
     page9();
     pagefill();
     worst();
+    large();
+    fragpage();
     return 0;
 }

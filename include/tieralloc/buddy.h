@@ -224,25 +224,13 @@ TIER_INLINE_ size_t tier_buddy_other_(const struct tier_buddy *buddy,
     return ((index + skew) ^ tier_order_pages_(order)) - skew;
 }
 
-/*
- * Load an index. Seen as a 32-bit value, gcc would extend it again at each use
- * on rv64; opaque, the load itself extends it.
- */
-TIER_INLINE_ size_t tier_buddy_load_(const uint32_t *index)
-{
-    size_t value = *index;
-
-    TIER_OPAQUE_(value);
-    return value;
-}
-
 /* Put a block on the list of its order. */
 TIER_INLINE_ void tier_buddy_link_(struct tier_buddy *buddy, size_t index,
                                    unsigned order)
 {
     union tier_page_entry *entry = buddy->map.entry;
     struct tier_buddy_list *list = &buddy->lists[order];
-    size_t next = tier_buddy_load_(&list->head);
+    size_t next = tier_load_index_(&list->head);
 
     entry[index].link.next = (uint32_t)next;
     entry[index].link.prev = TIER_PAGE_NIL;
@@ -260,8 +248,8 @@ TIER_INLINE_ void tier_buddy_link_(struct tier_buddy *buddy, size_t index,
 TIER_INLINE_ bool tier_buddy_cut_(union tier_page_entry *entry,
                                   struct tier_buddy_list *list, size_t index)
 {
-    size_t next = tier_buddy_load_(&entry[index].link.next);
-    size_t prev = tier_buddy_load_(&entry[index].link.prev);
+    size_t next = tier_load_index_(&entry[index].link.next);
+    size_t prev = tier_load_index_(&entry[index].link.prev);
 
     list->blocks--;
     if (next != TIER_PAGE_NIL) {
@@ -324,6 +312,20 @@ TIER_NOINLINE_ static void tier_buddy_coalesce_(struct tier_buddy *buddy,
     }
     buddy->orders = (uint32_t)orders;
     tier_buddy_link_(buddy, aligned - skew, order);
+}
+
+/* Make the pages of a block, which was in use, free. */
+TIER_INLINE_ void tier_buddy_put_(struct tier_buddy *buddy, size_t index,
+                                  unsigned order)
+{
+    buddy->free_pages += tier_order_pages_(order);
+    if (order < TIERALLOC_MAX_ORDER &&
+        tier_buddy_is_free_(buddy, tier_buddy_other_(buddy, index, order),
+                            order)) {
+        tier_buddy_coalesce_(buddy, index, order);
+    } else {
+        tier_buddy_link_(buddy, index, order);
+    }
 }
 
 /* Order of the largest aligned block that starts at begin, within end. */
@@ -401,7 +403,7 @@ TIERALLOC_API enum tier_status tier_buddy_add(struct tier_buddy *buddy,
     if (!tier_buddy_range_(buddy, &range, &begin, &end)) {
         return TIER_ERR_FOREIGN;
     }
-    if (tier_buddy_head_(buddy, begin) != TIER_PAGE_NIL ||
+    if (tier_pagemap_held_(&buddy->map, begin) ||
         tier_find_nonzero_(buddy->map.kind, begin, end) != end) {
         return TIER_ERR_OVERLAP;
     }
@@ -499,7 +501,7 @@ TIER_INLINE_ void tier_buddy_pop_(struct tier_buddy *buddy, unsigned order)
 {
     struct tier_buddy_list *list = &buddy->lists[order];
     union tier_page_entry *entry = buddy->map.entry;
-    size_t next = tier_buddy_load_(&entry[list->head].link.next);
+    size_t next = tier_load_index_(&entry[list->head].link.next);
 
     list->head = (uint32_t)next;
     list->blocks--;
@@ -630,14 +632,7 @@ TIERALLOC_API enum tier_status tier_buddy_free(struct tier_buddy *buddy,
     size_t index = tier_pagemap_index_(&buddy->map, block);
     unsigned order = buddy->map.kind[index] & TIER_ORDER_MASK;
 
-    buddy->free_pages += tier_order_pages_(order);
-    if (order < TIERALLOC_MAX_ORDER &&
-        tier_buddy_is_free_(buddy, tier_buddy_other_(buddy, index, order),
-                            order)) {
-        tier_buddy_coalesce_(buddy, index, order);
-    } else {
-        tier_buddy_link_(buddy, index, order);
-    }
+    tier_buddy_put_(buddy, index, order);
     return TIER_OK;
 }
 
@@ -759,13 +754,12 @@ TIERALLOC_API bool tier_buddy_check(const struct tier_buddy *buddy)
 
     while ((at = tier_find_nonzero_(map->kind, at, map->pages)) < map->pages) {
         unsigned kind = map->kind[at] & TIER_KIND_MASK;
-        size_t pages = 1; /* slabs mark every page of theirs */
+        size_t pages = tier_pagemap_extent_(map, at);
 
-        if (kind == TIER_KIND_FREE || kind == TIER_KIND_BLOCK) {
-            if (!tier_buddy_check_block_(buddy, at)) {
-                return false;
-            }
-            pages = tier_order_pages_(map->kind[at] & TIER_ORDER_MASK);
+        if (pages == 0 || pages > map->pages - at ||
+            ((kind == TIER_KIND_FREE || kind == TIER_KIND_BLOCK) &&
+             !tier_buddy_check_block_(buddy, at))) {
+            return false;
         }
         if (kind == TIER_KIND_FREE) {
             if (!tier_buddy_check_alone_(buddy, at)) {

@@ -67,6 +67,12 @@ static const uint8_t tier_de_bruijn_64_[64] = {
 #endif
 #endif
 
+/* A value several times over, for tables. */
+#define TIER_R2_(x)  x, x
+#define TIER_R4_(x)  TIER_R2_(x), TIER_R2_(x)
+#define TIER_R8_(x)  TIER_R4_(x), TIER_R4_(x)
+#define TIER_R16_(x) TIER_R8_(x), TIER_R8_(x)
+
 /* Index of the lowest set bit; `bits` is not 0. Constant cost. */
 TIER_INLINE_ unsigned tier_ctz32_(uint32_t bits)
 {

@@ -30,11 +30,16 @@ extern "C" {
 /* --- Types ---------------------------------------------------------------- */
 
 /* The kind of a page: one of these, with an order or a class in the low bits */
-#define TIER_KIND_NONE  0x00U /* not a head: inside a block, or in no region */
-#define TIER_KIND_FREE  0x20U /* head of a free block; order in bits 0..4 */
-#define TIER_KIND_BLOCK 0x40U /* head of an allocated block; order as above */
-#define TIER_KIND_META  0x60U /* page of slab descriptors */
-#define TIER_KIND_SLAB  0x80U /* page of a slab; size class in bits 0..6 */
+#define TIER_KIND_NONE      0x00U /* not a head: inside a block, or in no region */
+#define TIER_KIND_RUN_PAGE  0x10U /* used run of one page */
+#define TIER_KIND_RUN_HEAD  0x11U /* first page of a longer used run */
+#define TIER_KIND_FREE_PAGE 0x12U /* free run of one page */
+#define TIER_KIND_FREE_HEAD 0x13U /* first page of a longer free run */
+#define TIER_KIND_FREE_TAIL 0x14U /* last page of it */
+#define TIER_KIND_FREE      0x20U /* head of a free block; order in bits 0..4 */
+#define TIER_KIND_BLOCK     0x40U /* head of an allocated block; order as above */
+#define TIER_KIND_META      0x60U /* page of slab descriptors */
+#define TIER_KIND_SLAB      0x80U /* page of a slab; size class in bits 0..6 */
 
 /* The bits that tell the kinds FREE, BLOCK and META apart, and the rest. */
 #define TIER_KIND_MASK  0xE0U
@@ -49,6 +54,7 @@ union tier_page_entry {
         uint32_t next; /* free head: index of the next of its order */
         uint32_t prev; /* and of the previous; TIER_PAGE_NIL at an end */
     } link;
+    uint32_t length; /* second or last page of a run: pages in it */
     uintptr_t owner; /* allocated head: the caller's word */
     void *slab;      /* slab page: its descriptor */
     uint64_t bits;   /* fixes the size on every target */
@@ -245,6 +251,61 @@ TIER_INLINE_ unsigned tier_pagemap_kind_(const struct tier_pagemap *map,
     uintptr_t index = tier_pagemap_index_(map, address);
 
     return index < map->pages ? map->kind[index] : TIER_KIND_NONE;
+}
+
+/* True for the kinds that runs.h writes. */
+TIER_INLINE_ bool tier_kind_is_run_(unsigned kind)
+{
+    return kind >= TIER_KIND_RUN_PAGE && kind <= TIER_KIND_FREE_TAIL;
+}
+
+/*
+ * Pages of the block or run that `index` is the head of, 1 for a page of any
+ * other kind that is not NONE. A corrupt kind or length gives any value.
+ */
+TIER_INLINE_ size_t tier_pagemap_extent_(const struct tier_pagemap *map,
+                                         size_t index)
+{
+    unsigned kind = map->kind[index];
+
+    if ((kind & TIER_KIND_MASK) == TIER_KIND_FREE ||
+        (kind & TIER_KIND_MASK) == TIER_KIND_BLOCK) {
+        return (size_t)1 << (kind & TIER_ORDER_MASK);
+    }
+    if ((kind == TIER_KIND_RUN_HEAD || kind == TIER_KIND_FREE_HEAD) &&
+        index + 1 < map->pages) {
+        return map->entry[index + 1].length;
+    }
+    return 1;
+}
+
+/*
+ * True when a block or a run covers the page `index`, whoever holds it: no
+ * free run is as long as two of the largest blocks. O(TIER_BLOCK_MAX pages).
+ */
+TIER_INLINE_ bool tier_pagemap_held_(const struct tier_pagemap *map,
+                                     size_t index)
+{
+    size_t at = index;
+
+    while (at > 0 && map->kind[at] == TIER_KIND_NONE &&
+           index - at < (size_t)2 << TIERALLOC_MAX_ORDER) {
+        at--;
+    }
+    return map->kind[at] != TIER_KIND_NONE &&
+           index - at < tier_pagemap_extent_(map, at);
+}
+
+/*
+ * Load an index. Seen as a 32-bit value, gcc would extend it again at each use
+ * on rv64; opaque, the load itself extends it.
+ */
+TIER_INLINE_ size_t tier_load_index_(const uint32_t *index)
+{
+    size_t value = *index;
+
+    TIER_OPAQUE_(value);
+    return value;
 }
 
 #endif /* TIERALLOC_PAGEMAP_IMPLEMENTED */

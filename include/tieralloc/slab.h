@@ -271,11 +271,6 @@ _Static_assert(TIERALLOC_OBJECT_MAX <= TIER_SLAB_PAGES_MAX * TIER_PAGE_SIZE &&
                    TIERALLOC_OBJECT_MAX <= TIER_BLOCK_MAX,
                "the largest object fits a slab: lower TIERALLOC_OBJECT_MAX");
 
-#define TIER_R2_(x)  x, x
-#define TIER_R4_(x)  TIER_R2_(x), TIER_R2_(x)
-#define TIER_R8_(x)  TIER_R4_(x), TIER_R4_(x)
-#define TIER_R16_(x) TIER_R8_(x), TIER_R8_(x)
-
 /* Class of a size up to 1024, by size / 8 rounded up. */
 static const uint8_t tier_slab_fine_[129] = {
     0,
