@@ -34,9 +34,13 @@ extern "C" {
 /* Most pages in a used run. */
 #define TIER_RUN_MAX ((size_t)1 << TIERALLOC_MAX_ORDER)
 
-/* Bins: one per length up to 32, then eight per doubling, the last open. */
+/*
+ * Bins: one per length up to 32, then eight per doubling. A free run is shorter
+ * than three of the largest blocks: one just borrowed, and on either side one
+ * that held no whole block.
+ */
 #define TIER_RUN_BINS \
-    (32 + (TIERALLOC_MAX_ORDER < 5 ? 1 : (TIERALLOC_MAX_ORDER - 4) * 8))
+    (32 + (TIERALLOC_MAX_ORDER < 4 ? 1 : TIERALLOC_MAX_ORDER - 3) * 8)
 
 /* Words of the mask of bins. */
 #define TIER_RUN_WORDS ((TIER_RUN_BINS + 31) / 32)
@@ -189,7 +193,7 @@ TIERALLOC_API enum tier_status tier_runs_init(struct tier_runs *runs,
         runs->mask[word] = 0;
         TIER_OPAQUE_(word);
     }
-    for (unsigned bin = 0; bin < TIER_RUN_BINS; bin++) {
+    for (size_t bin = 0; bin < TIER_RUN_BINS; bin++) {
         runs->bins[bin] = TIER_PAGE_NIL;
         TIER_OPAQUE_(bin);
     }
@@ -241,32 +245,31 @@ static const uint8_t tier_run_bin_table_[64] = {
 };
 
 /* The bin that holds free runs of this length. */
-TIER_INLINE_ unsigned tier_run_bin_(size_t pages)
+TIER_INLINE_ size_t tier_run_bin_(size_t pages)
 {
-    unsigned bin = 0;
+    size_t bin = 0;
 
     if (pages <= 32) {
-        return (unsigned)pages - 1;
+        return pages - 1;
     }
     while (pages >= 256) {
         pages >>= 3; /* three doublings */
         bin += 24;
     }
-    bin += tier_run_bin_table_[pages >> 2];
-    return bin < TIER_RUN_BINS ? bin : TIER_RUN_BINS - 1;
+    return bin + tier_run_bin_table_[pages >> 2];
 }
 
 /* The first bin whose every run has at least this length. */
-TIER_INLINE_ unsigned tier_run_bin_above_(size_t pages)
+TIER_INLINE_ size_t tier_run_bin_above_(size_t pages)
 {
-    return pages <= 33 ? (unsigned)pages - 1 : tier_run_bin_(pages - 1) + 1;
+    return pages <= 33 ? pages - 1 : tier_run_bin_(pages - 1) + 1;
 }
 
 /* The first bin from `bin` on that has a run; TIER_RUN_BINS when none has. */
-TIER_INLINE_ unsigned tier_run_first_bin_(const struct tier_runs *runs,
-                                          unsigned bin)
+TIER_INLINE_ size_t tier_run_first_bin_(const struct tier_runs *runs,
+                                        size_t bin)
 {
-    unsigned word = bin / 32;
+    size_t word = bin / 32;
     uint32_t bits = runs->mask[word] >> bin % 32;
 
     if (TIER_LIKELY_(bits != 0)) {
@@ -296,7 +299,7 @@ TIER_INLINE_ void tier_run_link_(struct tier_runs *runs, size_t index,
 {
     union tier_page_entry *entry = &runs->map.entry[index];
     uint8_t *kind = &runs->map.kind[index];
-    unsigned bin = tier_run_bin_(pages);
+    size_t bin = tier_run_bin_(pages);
     size_t next = tier_load_index_(&runs->bins[bin]);
 
     entry->link.next = (uint32_t)next;
@@ -317,7 +320,7 @@ TIER_INLINE_ void tier_run_link_(struct tier_runs *runs, size_t index,
 }
 
 /* Make `next` the first run of a bin. */
-TIER_INLINE_ void tier_run_set_first_(struct tier_runs *runs, unsigned bin,
+TIER_INLINE_ void tier_run_set_first_(struct tier_runs *runs, size_t bin,
                                       size_t next)
 {
     runs->bins[bin] = (uint32_t)next;
@@ -338,7 +341,7 @@ TIER_INLINE_ void tier_run_untag_(struct tier_runs *runs, size_t index,
 
 /* Take the first free run out of a bin. */
 TIER_INLINE_ void tier_run_pop_(struct tier_runs *runs, size_t index,
-                                size_t pages, unsigned bin)
+                                size_t pages, size_t bin)
 {
     tier_run_set_first_(runs, bin,
                         tier_load_index_(&runs->map.entry[index].link.next));
@@ -411,6 +414,26 @@ TIER_INLINE_ size_t tier_run_window_(const struct tier_runs *runs, size_t index)
            runs->map.skew;
 }
 
+/* Settle pages that may hold whole blocks: those go back. Cold. */
+TIER_NOINLINE_ static void tier_run_settle_long_(struct tier_runs *runs,
+                                                 size_t index, size_t end)
+{
+    size_t block = tier_order_pages_(runs->lend_order);
+    size_t window = tier_run_window_(runs, index);
+
+    if (window + block <= end) {
+        if (window > index) {
+            tier_run_link_(runs, index, window - index);
+        }
+        for (index = window; index + block <= end; index += block) {
+            tier_run_give_back_(runs, index, runs->lend_order);
+        }
+    }
+    if (index < end) {
+        tier_run_link_(runs, index, end - index);
+    }
+}
+
 /*
  * Put free pages, already joined with their neighbours, where they belong:
  * whole blocks go back to the buddy, the rest becomes free runs.
@@ -418,24 +441,9 @@ TIER_INLINE_ size_t tier_run_window_(const struct tier_runs *runs, size_t index)
 TIER_INLINE_ void tier_run_settle_(struct tier_runs *runs, size_t index,
                                    size_t pages)
 {
-    size_t block = tier_order_pages_(runs->lend_order);
-
-    if (TIER_UNLIKELY_(pages >= block)) {
-        size_t window = tier_run_window_(runs, index);
-        size_t end = index + pages;
-
-        if (window > index && window + block <= end) {
-            tier_run_link_(runs, index, window - index);
-            index = window;
-        }
-        while (index == window && index + block <= end) {
-            tier_run_give_back_(runs, index, runs->lend_order);
-            index += block;
-            window += block;
-        }
-        pages = end - index;
-    }
-    if (pages != 0) {
+    if (TIER_UNLIKELY_(pages >= tier_order_pages_(runs->lend_order))) {
+        tier_run_settle_long_(runs, index, index + pages);
+    } else {
         tier_run_link_(runs, index, pages);
     }
 }
@@ -485,7 +493,7 @@ TIERALLOC_API size_t tier_runs_trim(struct tier_runs *runs)
 {
     size_t before = runs->held_pages;
 
-    for (unsigned bin = 0; bin < TIER_RUN_BINS; bin++) {
+    for (size_t bin = 0; bin < TIER_RUN_BINS; bin++) {
         while (runs->bins[bin] != TIER_PAGE_NIL) {
             size_t index = runs->bins[bin];
             size_t end = index + tier_run_length_(runs, index);
@@ -522,7 +530,7 @@ TIERALLOC_API void *tier_runs_alloc(struct tier_runs *runs, size_t pages)
         runs->refused_allocs++;
         return NULL;
     }
-    unsigned bin = tier_run_first_bin_(runs, tier_run_bin_above_(pages));
+    size_t bin = tier_run_first_bin_(runs, tier_run_bin_above_(pages));
     size_t index;
     size_t length;
 
@@ -712,7 +720,7 @@ TIERALLOC_API void tier_runs_stats(const struct tier_runs *runs,
     stats->failed_allocs = runs->failed_allocs;
     stats->refused_allocs = runs->refused_allocs;
     stats->refused_frees = runs->refused_frees;
-    for (unsigned bin = 0; bin < TIER_RUN_BINS; bin++) {
+    for (size_t bin = 0; bin < TIER_RUN_BINS; bin++) {
         for (size_t at = runs->bins[bin]; at != TIER_PAGE_NIL;
              at = runs->map.entry[at].link.next) {
             size_t pages = tier_run_length_(runs, at);
@@ -784,7 +792,7 @@ static bool tier_run_check_at_(const struct tier_runs *runs, size_t *index,
 }
 
 /* True when a bin is linked both ways; counts its runs down from *left. */
-static bool tier_run_check_bin_(const struct tier_runs *runs, unsigned bin,
+static bool tier_run_check_bin_(const struct tier_runs *runs, size_t bin,
                                 size_t *left)
 {
     const struct tier_pagemap *map = &runs->map;
@@ -819,7 +827,7 @@ TIERALLOC_API bool tier_runs_check(const struct tier_runs *runs)
             return false;
         }
     }
-    for (unsigned bin = 0; bin < TIER_RUN_BINS; bin++) {
+    for (size_t bin = 0; bin < TIER_RUN_BINS; bin++) {
         if (!tier_run_check_bin_(runs, bin, &found.free_runs)) {
             return false;
         }
