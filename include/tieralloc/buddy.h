@@ -70,7 +70,8 @@ TIERALLOC_API void tier_buddy_init(struct tier_buddy *buddy,
                                    const struct tier_pagemap *map);
 
 /*
- * Add the memory [base, base + bytes), cut inwards to whole pages.
+ * Add the memory [base, base + bytes), cut inwards to whole pages; the page at
+ * address 0 is left out, since its address is NULL.
  *
  * May be called at any time, for memory anywhere in the map's span; adjacent
  * regions coalesce. Cost: reads the kind of each page, a word at a time, and
@@ -170,8 +171,10 @@ TIERALLOC_API void tier_buddy_stats(const struct tier_buddy *buddy,
  * free heads and the lists are the same set linked both ways, and the counters
  * equal what is counted.
  *
- * So any change to the kind of a head, to a link or to a counter of free or
- * managed pages is detected; an owner word is the caller's and is not.
+ * So any change to a link, to a counter of free or managed pages, or of the
+ * kind of a head to that of another block is detected. Not detected here: an
+ * owner word, which is the caller's, and a page that passes for one of a run or
+ * a slab, which the check of that tier looks at.
  * O(pages of the span), whatever the corruption; for tests and debugging.
  */
 TIERALLOC_API bool tier_buddy_check(const struct tier_buddy *buddy);

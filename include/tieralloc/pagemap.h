@@ -75,6 +75,7 @@ struct tier_pagemap {
  * Tell how many bytes of metadata a map of the span needs.
  *
  * The span is [base, base + bytes), cut inwards to whole pages: 9 bytes each.
+ * The page at address 0 is left out, since its address is NULL.
  *
  * Returns 0 when the span is one that tier_pagemap_init refuses.
  */
@@ -127,7 +128,7 @@ struct tier_page_range_ {
  * Cut [base, base + bytes) inwards to whole pages.
  *
  * A range may end exactly at the top of the address space: page numbers,
- * unlike addresses, can express that end.
+ * unlike addresses, can express that end. Page 0 is left out.
  */
 TIER_INLINE_ enum tier_status tier_page_range_(uintptr_t base, size_t bytes,
                                                struct tier_page_range_ *range)
@@ -144,6 +145,9 @@ TIER_INLINE_ enum tier_status tier_page_range_(uintptr_t base, size_t bytes,
     bool full_last = (last & (TIER_PAGE_SIZE - 1)) == TIER_PAGE_SIZE - 1;
 
     range->begin = (base >> TIERALLOC_PAGE_SHIFT) + (partial_first ? 1 : 0);
+    if (range->begin == 0) {
+        range->begin = 1; /* the address of page 0 is NULL */
+    }
     range->end = (last >> TIERALLOC_PAGE_SHIFT) + (full_last ? 1 : 0);
     return range->begin < range->end ? TIER_OK : TIER_ERR_INVALID;
 }
@@ -260,8 +264,9 @@ TIER_INLINE_ bool tier_kind_is_run_(unsigned kind)
 }
 
 /*
- * Pages of the block or run that `index` is the head of, 1 for a page of any
- * other kind that is not NONE. A corrupt kind or length gives any value.
+ * Pages of the block or run that `index` is the head of, 1 for a page of a
+ * slab or the tail of a free run, 0 for a kind that no tier writes. A corrupt
+ * length gives any value.
  */
 TIER_INLINE_ size_t tier_pagemap_extent_(const struct tier_pagemap *map,
                                          size_t index)
@@ -276,7 +281,8 @@ TIER_INLINE_ size_t tier_pagemap_extent_(const struct tier_pagemap *map,
         index + 1 < map->pages) {
         return map->entry[index + 1].length;
     }
-    return 1;
+    return tier_kind_is_run_(kind) || kind == TIER_KIND_META ||
+           (kind & TIER_KIND_SLAB) != 0;
 }
 
 /*

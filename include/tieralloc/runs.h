@@ -805,7 +805,7 @@ static bool tier_run_check_bin_(const struct tier_runs *runs, size_t bin,
             (map->kind[at] != TIER_KIND_FREE_HEAD &&
              map->kind[at] != TIER_KIND_FREE_PAGE) ||
             map->entry[at].link.prev != prev ||
-            tier_run_bin_(tier_run_length_(runs, at)) != bin) {
+            tier_run_bin_(tier_pagemap_extent_(map, at)) != bin) {
             return false;
         }
         prev = at;

@@ -76,6 +76,7 @@ struct tier_slab {
     struct tier_pagemap map; /* the caller's map, by value: one load less */
     struct tier_page_source source;
     struct tier_cache *named; /* the caches of tier_cache_init */
+    size_t grown;             /* slabs of objects ever acquired */
     size_t failed_allocs;     /* the page source had nothing */
     size_t refused_frees;     /* bad pointers, double frees, wrong sizes */
     struct tier_cache meta[TIER_SLAB_META_CACHES];
@@ -218,12 +219,13 @@ TIERALLOC_API void tier_slab_stats(const struct tier_slab *slab,
                                    struct tier_slab_stats *stats);
 
 /*
- * True when every invariant holds: each slab page leads to a descriptor that
- * lies in a page of descriptors and names that page, the bits of each slab
- * count its free objects, the lists hold the slabs they should, linked both
- * ways, and the counters of each cache equal what is counted.
+ * True when every invariant holds: each slab page leads to a descriptor in use
+ * in a page of descriptors, which names that page and all others of the slab,
+ * the bits of each slab count its free objects, the lists hold the slabs they
+ * should, linked both ways, and each cache counts what the map shows of it.
  *
- * O(pages of the span + slabs), whatever the corruption.
+ * O(caches * pages of the span), whatever the corruption of a descriptor or of
+ * the map.
  */
 TIERALLOC_API bool tier_slab_check(const struct tier_slab *slab);
 
@@ -473,6 +475,7 @@ TIERALLOC_API void tier_slab_init(struct tier_slab *slab,
     slab->source.release = source->release;
     slab->source.context = source->context;
     slab->named = NULL;
+    slab->grown = 0;
     slab->failed_allocs = 0;
     slab->refused_frees = 0;
     for (unsigned i = 0; i < TIER_SLAB_META_CACHES; i++) {
@@ -649,6 +652,7 @@ TIER_NOINLINE_ static struct tier_slab_desc_ *tier_cache_grow_(
 
     tier_slab_describe_(desc, cache, (unsigned char *)memory);
     tier_slab_claim_(slab, desc, memory);
+    slab->grown++;
     return desc;
 }
 
@@ -991,15 +995,49 @@ TIERALLOC_API void tier_slab_stats(const struct tier_slab *slab,
 
 /* --- Checking --- */
 
-/* True when `desc` can be read: it lies in a page of descriptors. */
+/* The cache of descriptors that a page of them names; NULL for a wrong one. */
+static const struct tier_cache *tier_slab_check_meta_(
+    const struct tier_slab *slab, const struct tier_slab_desc_ *own)
+{
+    for (unsigned i = 0; i < TIER_SLAB_META_CACHES; i++) {
+        const struct tier_cache *meta = &slab->meta[i];
+
+        if (own->cache == meta &&
+            (uintptr_t)own->base ==
+                (uintptr_t)own + tier_slab_desc_bytes_(meta->slab_objects)) {
+            return meta;
+        }
+    }
+    return NULL;
+}
+
+/*
+ * True when `desc` can be read: it is the own descriptor of a page of
+ * descriptors, or one in use in it.
+ */
 static bool tier_slab_check_place_(const struct tier_slab *slab,
                                    const struct tier_slab_desc_ *desc)
 {
-    return tier_is_aligned_((uintptr_t)desc, sizeof(tier_word_)) &&
-           tier_pagemap_kind_(&slab->map, desc) == TIER_KIND_META;
+    if (tier_pagemap_kind_(&slab->map, desc) != TIER_KIND_META) {
+        return false;
+    }
+    size_t page = tier_pagemap_index_(&slab->map, desc);
+    const struct tier_slab_desc_ *own =
+        (const struct tier_slab_desc_ *)tier_pagemap_address_(&slab->map, page);
+    const struct tier_cache *meta = tier_slab_check_meta_(slab, own);
+
+    if (slab->map.entry[page].slab != own || meta == NULL || desc == own) {
+        return meta != NULL && desc == own;
+    }
+    uint32_t offset = (uint32_t)((uintptr_t)desc - (uintptr_t)own->base);
+    uint32_t index = tier_cache_index_(meta, offset);
+
+    return index < meta->slab_objects && index * meta->object_bytes == offset &&
+           (own->bits[index / TIER_WORD_BITS_] >> index % TIER_WORD_BITS_ &
+            1) == 0;
 }
 
-/* True when `cache` is a cache of this slab tier. O(named caches). */
+/* True when `cache` is a cache of this slab tier. O(caches). */
 static bool tier_slab_check_cache_(const struct tier_slab *slab,
                                    const struct tier_cache *cache)
 {
@@ -1041,129 +1079,139 @@ static bool tier_slab_check_bits_(const struct tier_slab_desc_ *desc)
             desc->bits[words - 1] >> objects % TIER_WORD_BITS_ == 0);
 }
 
-/* True when page `index` of the map and its slab tell of one another. */
+/* True when page `index` and its neighbours are the slab that it names. */
 static bool tier_slab_check_page_(const struct tier_slab *slab, size_t index)
 {
+    const struct tier_pagemap *map = &slab->map;
     const struct tier_slab_desc_ *desc =
-        (const struct tier_slab_desc_ *)slab->map.entry[index].slab;
+        (const struct tier_slab_desc_ *)map->entry[index].slab;
 
     if (!tier_slab_check_place_(slab, desc) ||
-        !tier_slab_check_cache_(slab, desc->cache) ||
-        slab->map.kind[index] != desc->cache->kind) {
+        !tier_slab_check_cache_(slab, desc->cache)) {
         return false;
     }
-    uintptr_t first = tier_pagemap_index_(&slab->map, desc->base);
+    size_t first = tier_pagemap_index_(map, desc->base);
+    size_t pages = desc->cache->slab_pages;
 
-    return index - first < desc->cache->slab_pages &&
-           (index != first || tier_slab_check_bits_(desc));
-}
-
-/* What one walk over the map finds, or what the caches say of it. */
-struct tier_slab_census_ {
-    size_t slabs;
-    size_t live;
-    size_t partial;
-    size_t empty;
-};
-
-static void tier_slab_census_reset_(struct tier_slab_census_ *census)
-{
-    census->slabs = 0;
-    census->live = 0;
-    census->partial = 0;
-    census->empty = 0;
-}
-
-/* Add the slab whose first page is at `index`, if one begins there. */
-static void tier_slab_count_(const struct tier_slab *slab, size_t index,
-                             struct tier_slab_census_ *found)
-{
-    const struct tier_slab_desc_ *desc =
-        (const struct tier_slab_desc_ *)slab->map.entry[index].slab;
-    size_t objects = desc->cache->slab_objects;
-
-    if (tier_pagemap_index_(&slab->map, desc->base) == index) {
-        found->slabs++;
-        found->live += objects - desc->free;
-        found->partial += desc->free != 0 && desc->free < objects;
-        found->empty += desc->free == objects;
+    if (index - first >= pages || pages > map->pages - first ||
+        (desc->cache->kind != TIER_KIND_META &&
+         !tier_is_aligned_((uintptr_t)desc->base, TIER_PAGE_SIZE))) {
+        return false;
     }
+    for (size_t i = first; i < first + pages; i++) {
+        if (map->entry[i].slab != desc || map->kind[i] != desc->cache->kind) {
+            return false;
+        }
+    }
+    return tier_slab_check_bits_(desc);
 }
 
-/* Add what a cache says; false when its lists are not as they should be. */
-static bool tier_cache_check_(const struct tier_slab *slab,
-                              const struct tier_cache *cache,
-                              struct tier_slab_census_ *said)
+/* True when the partial slabs of a cache are linked both ways; counts them. */
+static bool tier_cache_check_list_(const struct tier_slab *slab,
+                                   const struct tier_cache *cache,
+                                   size_t *length)
 {
     const struct tier_slab_desc_ *prev = NULL;
-    const struct tier_slab_desc_ *empty = cache->empty;
-    size_t length = 0;
 
+    *length = 0;
     for (const struct tier_slab_desc_ *desc = cache->partial; desc != NULL;
          desc = desc->next) {
-        if (length++ == cache->slabs || !tier_slab_check_place_(slab, desc) ||
-            desc->cache != cache || desc->prev != prev || desc->free == 0 ||
+        if ((*length)++ == cache->slabs ||
+            !tier_slab_check_place_(slab, desc) || desc->cache != cache ||
+            desc->prev != prev || desc->free == 0 ||
             desc->free >= cache->slab_objects) {
             return false;
         }
         prev = desc;
     }
-    if (empty != NULL &&
-        (!tier_slab_check_place_(slab, empty) || empty->cache != cache ||
-         empty->free != cache->slab_objects)) {
-        return false;
-    }
-    said->slabs += cache->slabs;
-    said->live += cache->live;
-    said->partial += length;
-    said->empty += empty != NULL;
     return true;
 }
 
-/* Check every cache and add up what they say. */
-static bool tier_slab_check_caches_(const struct tier_slab *slab,
-                                    struct tier_slab_census_ *said)
+/* True when the kept slab of a cache is an empty one of it. */
+static bool tier_cache_check_empty_(const struct tier_slab *slab,
+                                    const struct tier_cache *cache)
 {
-    for (unsigned i = 0; i < TIER_SLAB_META_CACHES; i++) {
-        if (!tier_cache_check_(slab, &slab->meta[i], said)) {
-            return false;
+    const struct tier_slab_desc_ *empty = cache->empty;
+
+    return empty == NULL ||
+           (tier_slab_check_place_(slab, empty) && empty->cache == cache &&
+            empty->free == cache->slab_objects);
+}
+
+/* The slab of a cache that begins at page `index`; NULL when none does. */
+static const struct tier_slab_desc_ *tier_cache_slab_at_(
+    const struct tier_slab *slab, const struct tier_cache *cache, size_t index)
+{
+    const struct tier_slab_desc_ *desc =
+        (const struct tier_slab_desc_ *)slab->map.entry[index].slab;
+
+    if (slab->map.kind[index] != cache->kind || desc->cache != cache ||
+        tier_pagemap_index_(&slab->map, desc->base) != index) {
+        return NULL;
+    }
+    return desc;
+}
+
+/*
+ * True when a cache counts what the map shows of it: its slabs, its objects in
+ * use, the slabs on its list and the one that it keeps. Pages are checked.
+ */
+static bool tier_cache_check_(const struct tier_slab *slab,
+                              const struct tier_cache *cache)
+{
+    size_t slabs = 0;
+    size_t live = 0;
+    size_t partial = 0;
+    size_t empty = 0;
+    size_t length;
+
+    if (!tier_cache_check_list_(slab, cache, &length) ||
+        !tier_cache_check_empty_(slab, cache)) {
+        return false;
+    }
+    for (size_t i = 0; i < slab->map.pages; i++) {
+        const struct tier_slab_desc_ *desc =
+            tier_cache_slab_at_(slab, cache, i);
+
+        if (desc != NULL) {
+            slabs++;
+            live += (size_t)cache->slab_objects - desc->free;
+            partial += desc->free != 0 && desc->free < cache->slab_objects;
+            empty += desc->free == cache->slab_objects;
         }
     }
-    for (unsigned i = 0; i < TIER_SLAB_CLASSES; i++) {
-        if (!tier_cache_check_(slab, &slab->classes[i], said)) {
-            return false;
-        }
-    }
-    for (const struct tier_cache *c = slab->named; c != NULL; c = c->next) {
-        if (!tier_cache_check_(slab, c, said)) {
-            return false;
-        }
-    }
-    return true;
+    return slabs == cache->slabs && live == cache->live && partial == length &&
+           empty == (cache->empty != NULL);
 }
 
 TIERALLOC_API bool tier_slab_check(const struct tier_slab *slab)
 {
-    struct tier_slab_census_ found;
-    struct tier_slab_census_ said;
-    size_t at = 0;
-
-    tier_slab_census_reset_(&found);
-    tier_slab_census_reset_(&said);
-    while ((at = tier_find_nonzero_(slab->map.kind, at, slab->map.pages)) <
-           slab->map.pages) {
-        if ((slab->map.kind[at] & TIER_KIND_SLAB) != 0 ||
-            slab->map.kind[at] == TIER_KIND_META) {
-            if (!tier_slab_check_page_(slab, at)) {
-                return false;
-            }
-            tier_slab_count_(slab, at, &found);
+    for (size_t at = 0;
+         (at = tier_find_nonzero_(slab->map.kind, at, slab->map.pages)) <
+         slab->map.pages;
+         at++) {
+        if (((slab->map.kind[at] & TIER_KIND_SLAB) != 0 ||
+             slab->map.kind[at] == TIER_KIND_META) &&
+            !tier_slab_check_page_(slab, at)) {
+            return false;
         }
-        at++;
     }
-    return tier_slab_check_caches_(slab, &said) && found.slabs == said.slabs &&
-           found.live == said.live && found.partial == said.partial &&
-           found.empty == said.empty;
+    for (unsigned i = 0; i < TIER_SLAB_META_CACHES; i++) {
+        if (!tier_cache_check_(slab, &slab->meta[i])) {
+            return false;
+        }
+    }
+    for (unsigned i = 0; i < TIER_SLAB_CLASSES; i++) {
+        if (!tier_cache_check_(slab, &slab->classes[i])) {
+            return false;
+        }
+    }
+    for (const struct tier_cache *c = slab->named; c != NULL; c = c->next) {
+        if (!tier_cache_check_(slab, c)) {
+            return false;
+        }
+    }
+    return true;
 }
 
 #endif /* TIERALLOC_SLAB_IMPLEMENTED */

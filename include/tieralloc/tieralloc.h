@@ -731,9 +731,9 @@ TIERALLOC_API enum tier_status tier_tx_alloc(struct tier_tx *tx,
         return TIER_ERR_LOG_FULL;
     }
     TIERALLOC_LOCK(&allocator->lock);
-    size_t free_pages = allocator->buddy.free_pages;
+    size_t grown = allocator->slab.grown;
     enum tier_status status = tier_try_take_(allocator, bytes, 0, out);
-    bool grew = allocator->buddy.free_pages != free_pages;
+    bool grew = allocator->slab.grown != grown;
 
     TIERALLOC_UNLOCK(&allocator->lock);
     if (status != TIER_OK) {
