@@ -234,6 +234,21 @@ TIER_INLINE_ void tier_pagemap_share_(struct tier_pagemap *to,
     to->entry = from->entry;
 }
 
+/*
+ * The part [begin, begin + pages) of a map as a map of its own, in which
+ * blocks keep their alignment in memory.
+ */
+TIER_INLINE_ void tier_pagemap_view_(struct tier_pagemap *part,
+                                     const struct tier_pagemap *map,
+                                     size_t begin, size_t pages)
+{
+    part->first = map->first + begin;
+    part->pages = pages;
+    part->skew = part->first & (((size_t)1 << TIERALLOC_MAX_ORDER) - 1);
+    part->kind = map->kind + begin;
+    part->entry = map->entry + begin;
+}
+
 /* Index of the page that holds an address; >= map->pages when outside. */
 TIER_INLINE_ uintptr_t tier_pagemap_index_(const struct tier_pagemap *map,
                                            const void *address)
