@@ -126,6 +126,60 @@ TIERALLOC_API enum tier_status tier_buddy_alloc_at(struct tier_buddy *buddy,
                                                    void *block, unsigned order);
 
 /*
+ * Allocate 2^order pages somewhere in [base, base + bytes), for a device that
+ * reaches no further: base 0 makes it an address limit.
+ *
+ * O(free blocks). Returns TIER_OK with the block in *out, or with *out NULL:
+ *   TIER_ERR_TOO_LARGE  order exceeds TIERALLOC_MAX_ORDER;
+ *   TIER_ERR_INVALID    bytes is 0;
+ *   TIER_ERR_OVERFLOW   base + bytes passes the end of the address space;
+ *   TIER_ERR_NO_MEMORY  no such block is free.
+ */
+TIERALLOC_API enum tier_status tier_buddy_alloc_within(struct tier_buddy *buddy,
+                                                       unsigned order,
+                                                       uintptr_t base,
+                                                       size_t bytes,
+                                                       void **out);
+
+/*
+ * Allocate `count` blocks of 2^order pages into blocks[0 .. count - 1].
+ *
+ * O(count * TIERALLOC_MAX_ORDER). Returns TIER_OK, or with nothing allocated
+ * TIER_ERR_TOO_LARGE or TIER_ERR_NO_MEMORY.
+ */
+TIERALLOC_API enum tier_status tier_buddy_alloc_bulk(struct tier_buddy *buddy,
+                                                     unsigned order,
+                                                     size_t count,
+                                                     void **blocks);
+
+/*
+ * Free `count` blocks of any orders, all or none; NULL is none of them.
+ *
+ * O(count * TIERALLOC_MAX_ORDER). Returns TIER_OK, or with nothing freed what
+ * tier_buddy_free returns for the first wrong pointer (TIER_ERR_DOUBLE_FREE
+ * also when a block is named twice, TIER_ERR_FOREIGN for NULL).
+ */
+TIERALLOC_API enum tier_status tier_buddy_free_bulk(struct tier_buddy *buddy,
+                                                    size_t count,
+                                                    void *const *blocks);
+
+/*
+ * Make an allocated block one of 2^order pages where it is.
+ *
+ * Shrinking frees the rest of it and always succeeds; growing takes the buddies
+ * behind it when they are free. Owner and contents are kept.
+ * O(TIERALLOC_MAX_ORDER).
+ *
+ * Returns TIER_OK, or with nothing but a counter changed:
+ *   TIER_ERR_TOO_LARGE  order exceeds TIERALLOC_MAX_ORDER;
+ *   TIER_ERR_IN_USE     the pages it would grow by are not free, or the block
+ *                       is not aligned to its new size;
+ *   or what tier_buddy_free returns for a wrong pointer.
+ */
+TIERALLOC_API enum tier_status tier_buddy_resize(struct tier_buddy *buddy,
+                                                 void *block, unsigned order);
+
+/*
  * Free a block; its buddies coalesce at once. NULL is a no-op.
  *
  * The order is known from the map. O(TIERALLOC_MAX_ORDER), touches no managed
@@ -164,6 +218,25 @@ TIERALLOC_API int tier_buddy_order(const struct tier_buddy *buddy,
 /* Copy the counters into *stats. O(TIERALLOC_MAX_ORDER). */
 TIERALLOC_API void tier_buddy_stats(const struct tier_buddy *buddy,
                                     struct tier_buddy_stats *stats);
+
+/*
+ * The unusable free space index of an order, in permille: the part of the free
+ * pages that lies in blocks too small for it. 0 when all is usable, or when
+ * nothing is free. (Gorman, Whitcroft, "The What, The Why and the Where To of
+ * Anti-Fragmentation", Linux Symposium 2006.) O(TIERALLOC_MAX_ORDER).
+ */
+TIERALLOC_API unsigned tier_buddy_unusable(const struct tier_buddy *buddy,
+                                           unsigned order);
+
+/*
+ * The external fragmentation index of an order, in permille: why a request of
+ * it fails. Towards 0 memory is missing, towards 1000 it is only scattered;
+ * -1000 when the request would succeed. (Gorman, Whitcroft, "Supporting the
+ * Allocation of Large Contiguous Regions of Memory", Linux Symposium 2007.)
+ * O(TIERALLOC_MAX_ORDER).
+ */
+TIERALLOC_API int tier_buddy_fragmentation(const struct tier_buddy *buddy,
+                                           unsigned order);
 
 /*
  * True when every invariant holds: each head is aligned to its order and lies
@@ -542,10 +615,42 @@ TIERALLOC_API void *tier_buddy_alloc(struct tier_buddy *buddy, unsigned order)
     return tier_buddy_hand_out_(buddy, index, order);
 }
 
+/* First page from `index` on at which a block of an order may begin. */
+TIER_INLINE_ size_t tier_buddy_align_(const struct tier_buddy *buddy,
+                                      size_t index, unsigned order)
+{
+    size_t mask = tier_order_pages_(order) - 1;
+
+    return ((index + buddy->map.skew + mask) & ~mask) - buddy->map.skew;
+}
+
+/* Take the block at `index` out of the free block at `head` that holds it. */
+static void *tier_buddy_take_at_(struct tier_buddy *buddy, size_t head,
+                                 size_t index, unsigned order)
+{
+    unsigned from = buddy->map.kind[head] & TIER_ORDER_MASK;
+
+    tier_buddy_unlink_(buddy, head, from);
+    buddy->map.kind[head] = TIER_KIND_NONE;
+    while (from > order) {
+        /* Keep the half with the wanted block; the other one stays free. */
+        from--;
+        size_t upper = head + tier_order_pages_(from);
+
+        if (index >= upper) {
+            tier_buddy_link_(buddy, head, from);
+            head = upper;
+        } else {
+            tier_buddy_link_(buddy, upper, from);
+        }
+    }
+    return tier_buddy_hand_out_(buddy, index, order);
+}
+
 TIERALLOC_API enum tier_status tier_buddy_alloc_at(struct tier_buddy *buddy,
                                                    void *block, unsigned order)
 {
-    uintptr_t index = tier_pagemap_index_(&buddy->map, block);
+    size_t index = tier_pagemap_index_(&buddy->map, block);
 
     if (order > TIERALLOC_MAX_ORDER) {
         buddy->refused_allocs++;
@@ -565,21 +670,99 @@ TIERALLOC_API enum tier_status tier_buddy_alloc_at(struct tier_buddy *buddy,
         buddy->failed_allocs++;
         return TIER_ERR_IN_USE;
     }
-    size_t head = tier_buddy_head_(buddy, index);
-    unsigned from = buddy->map.kind[head] & TIER_ORDER_MASK;
+    (void)tier_buddy_take_at_(buddy, tier_buddy_head_(buddy, index), index,
+                              order);
+    return TIER_OK;
+}
 
-    tier_buddy_unlink_(buddy, head, from);
-    buddy->map.kind[head] = TIER_KIND_NONE;
-    while (from > order) {
-        /* Keep the half with the wanted block; the other one stays free. */
-        from--;
-        size_t half = tier_order_pages_(from);
-        size_t mine =
-            ((index + buddy->map.skew) & ~(half - 1)) - buddy->map.skew;
+/*
+ * Find a free block that holds an aligned one of an order within [begin, end):
+ * its head, or TIER_PAGE_NIL, and the wanted block in *index. O(free blocks).
+ */
+static size_t tier_buddy_find_within_(const struct tier_buddy *buddy,
+                                      unsigned order, size_t begin, size_t end,
+                                      size_t *index)
+{
+    for (unsigned from = order; from <= TIERALLOC_MAX_ORDER; from++) {
+        for (size_t head = buddy->lists[from].head; head != TIER_PAGE_NIL;
+             head = buddy->map.entry[head].link.next) {
+            size_t last = head + tier_order_pages_(from);
+            size_t at =
+                tier_buddy_align_(buddy, head > begin ? head : begin, order);
 
-        tier_buddy_link_(buddy, tier_buddy_other_(buddy, mine, from), from);
+            if (at + tier_order_pages_(order) <= (last < end ? last : end)) {
+                *index = at;
+                return head;
+            }
+        }
     }
-    (void)tier_buddy_hand_out_(buddy, index, order);
+    return TIER_PAGE_NIL;
+}
+
+/* Clip a range of page numbers to the map; false when nothing is left. */
+static bool tier_buddy_clip_(const struct tier_buddy *buddy,
+                             const struct tier_page_range_ *range,
+                             size_t *begin, size_t *end)
+{
+    uintptr_t first = buddy->map.first;
+    uintptr_t last = first + buddy->map.pages;
+
+    if (range->end <= first || range->begin >= last) {
+        return false;
+    }
+    *begin = range->begin > first ? range->begin - first : 0;
+    *end = (range->end < last ? range->end : last) - first;
+    return true;
+}
+
+TIERALLOC_API enum tier_status tier_buddy_alloc_within(struct tier_buddy *buddy,
+                                                       unsigned order,
+                                                       uintptr_t base,
+                                                       size_t bytes, void **out)
+{
+    struct tier_page_range_ range;
+    size_t begin;
+    size_t end;
+    size_t index;
+    size_t head = TIER_PAGE_NIL;
+    enum tier_status status = tier_page_range_(base, bytes, &range);
+
+    *out = NULL;
+    if (order > TIERALLOC_MAX_ORDER || status == TIER_ERR_OVERFLOW ||
+        bytes == 0) {
+        buddy->refused_allocs++;
+        return order > TIERALLOC_MAX_ORDER ? TIER_ERR_TOO_LARGE : status;
+    }
+    if (status == TIER_OK && tier_buddy_clip_(buddy, &range, &begin, &end)) {
+        head = tier_buddy_find_within_(buddy, order, begin, end, &index);
+    }
+    if (head == TIER_PAGE_NIL) {
+        buddy->failed_allocs++;
+        return TIER_ERR_NO_MEMORY;
+    }
+    *out = tier_buddy_take_at_(buddy, head, index, order);
+    return TIER_OK;
+}
+
+TIERALLOC_API enum tier_status tier_buddy_alloc_bulk(struct tier_buddy *buddy,
+                                                     unsigned order,
+                                                     size_t count,
+                                                     void **blocks)
+{
+    if (order > TIERALLOC_MAX_ORDER) {
+        buddy->refused_allocs++;
+        return TIER_ERR_TOO_LARGE;
+    }
+    for (size_t i = 0; i < count; i++) {
+        blocks[i] = tier_buddy_alloc(buddy, order);
+        if (blocks[i] == NULL) {
+            while (i-- > 0) {
+                tier_buddy_put_(
+                    buddy, tier_pagemap_index_(&buddy->map, blocks[i]), order);
+            }
+            return TIER_ERR_NO_MEMORY;
+        }
+    }
     return TIER_OK;
 }
 
@@ -591,6 +774,12 @@ TIER_NOINLINE_ static enum tier_status tier_buddy_explain_(
 
     if (index >= buddy->map.pages) {
         return TIER_ERR_FOREIGN;
+    }
+    unsigned kind = buddy->map.kind[index];
+
+    if (kind == TIER_KIND_CACHED ||
+        (kind & TIER_KIND_MASK) == TIER_KIND_LEAVING) {
+        return TIER_ERR_DOUBLE_FREE;
     }
     size_t head = tier_buddy_head_(buddy, index);
 
@@ -639,6 +828,91 @@ TIERALLOC_API enum tier_status tier_buddy_free(struct tier_buddy *buddy,
     return TIER_OK;
 }
 
+/* Turn the kinds of `count` blocks from one with an order to another. */
+static void tier_buddy_mark_(struct tier_buddy *buddy, size_t count,
+                             void *const *blocks, unsigned kind)
+{
+    for (size_t i = 0; i < count; i++) {
+        size_t index = tier_pagemap_index_(&buddy->map, blocks[i]);
+        unsigned order = buddy->map.kind[index] & TIER_ORDER_MASK;
+
+        buddy->map.kind[index] = (uint8_t)(kind | order);
+    }
+}
+
+TIERALLOC_API enum tier_status tier_buddy_free_bulk(struct tier_buddy *buddy,
+                                                    size_t count,
+                                                    void *const *blocks)
+{
+    /* Marked as it is checked, a block named twice is found the second time. */
+    for (size_t i = 0; i < count; i++) {
+        if (!tier_buddy_is_block_(buddy, blocks[i])) {
+            enum tier_status status = tier_buddy_explain_(buddy, blocks[i]);
+
+            tier_buddy_mark_(buddy, i, blocks, TIER_KIND_BLOCK);
+            buddy->refused_frees++;
+            return status;
+        }
+        tier_buddy_mark_(buddy, 1, &blocks[i], TIER_KIND_LEAVING);
+    }
+    for (size_t i = 0; i < count; i++) {
+        size_t index = tier_pagemap_index_(&buddy->map, blocks[i]);
+
+        tier_buddy_put_(buddy, index, buddy->map.kind[index] & TIER_ORDER_MASK);
+    }
+    return TIER_OK;
+}
+
+/* True when the pages by which a block would grow are free buddies behind it. */
+static bool tier_buddy_can_grow_(const struct tier_buddy *buddy, size_t index,
+                                 unsigned from, unsigned to)
+{
+    if (tier_buddy_align_(buddy, index, to) != index) {
+        return false;
+    }
+    for (; from < to; from++) {
+        if (!tier_buddy_is_free_(buddy, index + tier_order_pages_(from),
+                                 from)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+TIERALLOC_API enum tier_status tier_buddy_resize(struct tier_buddy *buddy,
+                                                 void *block, unsigned order)
+{
+    if (!tier_buddy_is_block_(buddy, block)) {
+        buddy->refused_frees++;
+        return tier_buddy_explain_(buddy, block);
+    }
+    if (order > TIERALLOC_MAX_ORDER) {
+        buddy->refused_allocs++;
+        return TIER_ERR_TOO_LARGE;
+    }
+    size_t index = tier_pagemap_index_(&buddy->map, block);
+    unsigned from = buddy->map.kind[index] & TIER_ORDER_MASK;
+
+    if (from < order && !tier_buddy_can_grow_(buddy, index, from, order)) {
+        buddy->failed_allocs++;
+        return TIER_ERR_IN_USE;
+    }
+    buddy->map.kind[index] = (uint8_t)(TIER_KIND_BLOCK | order);
+    for (; from < order; from++) {
+        size_t behind = index + tier_order_pages_(from);
+
+        tier_buddy_unlink_(buddy, behind, from);
+        buddy->map.kind[behind] = TIER_KIND_NONE;
+        tier_buddy_took_(buddy, tier_order_pages_(from));
+    }
+    while (from > order) {
+        from--;
+        tier_buddy_link_(buddy, index + tier_order_pages_(from), from);
+        buddy->free_pages += tier_order_pages_(from);
+    }
+    return TIER_OK;
+}
+
 TIERALLOC_API enum tier_status tier_buddy_set_owner(struct tier_buddy *buddy,
                                                     void *block,
                                                     uintptr_t owner)
@@ -683,6 +957,49 @@ TIERALLOC_API void tier_buddy_stats(const struct tier_buddy *buddy,
     stats->failed_allocs = buddy->failed_allocs;
     stats->refused_allocs = buddy->refused_allocs;
     stats->refused_frees = buddy->refused_frees;
+}
+
+/* number * 1000 / whole without overflow; `number` is at most `whole`. */
+static unsigned tier_permille_(size_t number, size_t whole)
+{
+    while (number > SIZE_MAX / 1000) {
+        number /= 2;
+        whole /= 2;
+    }
+    return whole == 0 ? 0 : (unsigned)(number * 1000 / whole);
+}
+
+TIERALLOC_API unsigned tier_buddy_unusable(const struct tier_buddy *buddy,
+                                           unsigned order)
+{
+    size_t unusable = 0;
+
+    for (unsigned k = 0; k < order && k <= TIERALLOC_MAX_ORDER; k++) {
+        unusable += (size_t)buddy->lists[k].blocks << k;
+    }
+    return tier_permille_(unusable, buddy->free_pages);
+}
+
+TIERALLOC_API int tier_buddy_fragmentation(const struct tier_buddy *buddy,
+                                           unsigned order)
+{
+    size_t blocks = 0;
+
+    if (order <= TIERALLOC_MAX_ORDER && buddy->orders >> order != 0) {
+        return -1000;
+    }
+    for (unsigned k = 0; k <= TIERALLOC_MAX_ORDER; k++) {
+        blocks += buddy->lists[k].blocks;
+    }
+    if (blocks == 0 || order > TIERALLOC_MAX_ORDER) {
+        return 0;
+    }
+    /* 1000 - (1000 + 1000 * free / requested) / blocks, not below 0 */
+    size_t whole = (buddy->free_pages >> order) * 1000;
+    size_t part = buddy->free_pages & (tier_order_pages_(order) - 1);
+    size_t share = (1000 + whole + (part * 1000 >> order)) / blocks;
+
+    return share > 1000 ? 0 : 1000 - (int)share;
 }
 
 /* True when the block at `index` is whole: aligned, in the span, one head. */

@@ -36,12 +36,14 @@ extern "C" {
 #define TIER_KIND_FREE_PAGE 0x12U /* free run of one page */
 #define TIER_KIND_FREE_HEAD 0x13U /* first page of a longer free run */
 #define TIER_KIND_FREE_TAIL 0x14U /* last page of it */
+#define TIER_KIND_CACHED    0x15U /* single page that waits in a page cache */
+#define TIER_KIND_META      0x18U /* page of slab descriptors */
 #define TIER_KIND_FREE      0x20U /* head of a free block; order in bits 0..4 */
 #define TIER_KIND_BLOCK     0x40U /* head of an allocated block; order as above */
-#define TIER_KIND_META      0x60U /* page of slab descriptors */
+#define TIER_KIND_LEAVING   0x60U /* only during a bulk free; order as above */
 #define TIER_KIND_SLAB      0x80U /* page of a slab; size class in bits 0..6 */
 
-/* The bits that tell the kinds FREE, BLOCK and META apart, and the rest. */
+/* The bits that tell kinds with an order apart, and the order. */
 #define TIER_KIND_MASK  0xE0U
 #define TIER_ORDER_MASK 0x1FU
 
@@ -296,8 +298,8 @@ TIER_INLINE_ size_t tier_pagemap_extent_(const struct tier_pagemap *map,
         index + 1 < map->pages) {
         return map->entry[index + 1].length;
     }
-    return tier_kind_is_run_(kind) || kind == TIER_KIND_META ||
-           (kind & TIER_KIND_SLAB) != 0;
+    return tier_kind_is_run_(kind) || kind == TIER_KIND_CACHED ||
+           kind == TIER_KIND_META || (kind & TIER_KIND_SLAB) != 0;
 }
 
 /*

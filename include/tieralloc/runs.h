@@ -405,21 +405,12 @@ TIER_INLINE_ void tier_run_give_back_(struct tier_runs *runs, size_t index,
     runs->free_pages -= tier_order_pages_(order);
 }
 
-/* First page from `index` on at which a block of the lend order may begin. */
-TIER_INLINE_ size_t tier_run_window_(const struct tier_runs *runs, size_t index)
-{
-    size_t block = tier_order_pages_(runs->lend_order);
-
-    return ((index + runs->map.skew + block - 1) & ~(block - 1)) -
-           runs->map.skew;
-}
-
 /* Settle pages that may hold whole blocks: those go back. Cold. */
 TIER_NOINLINE_ static void tier_run_settle_long_(struct tier_runs *runs,
                                                  size_t index, size_t end)
 {
     size_t block = tier_order_pages_(runs->lend_order);
-    size_t window = tier_run_window_(runs, index);
+    size_t window = tier_buddy_align_(runs->buddy, index, runs->lend_order);
 
     if (window + block <= end) {
         if (window > index) {
@@ -753,7 +744,9 @@ static bool tier_run_check_free_(const struct tier_runs *runs, size_t index,
                              map->kind[end] == TIER_KIND_FREE_PAGE)) {
         return false;
     }
-    return pages < block || tier_run_window_(runs, index) + block > end;
+    return pages < block ||
+           tier_buddy_align_(runs->buddy, index, runs->lend_order) + block >
+               end;
 }
 
 /* What a walk over the map finds. */
