@@ -8,6 +8,7 @@
  */
 #define TIERALLOC_STATIC
 #define TIERALLOC_API static __attribute__((unused, noinline))
+#include <tieralloc/pagecache.h>
 #include <tieralloc/runs.h>
 
 #include "bench.h"
@@ -24,6 +25,7 @@ static void *live[ARENA_PAGES];
 static size_t live_bytes[ARENA_PAGES];
 static struct tier_buddy buddy;
 static struct tier_runs runs;
+static struct tier_pagecache cache;
 static struct bench_random rng;
 
 /* A buddy over an arena, less the pages that its metadata would take. */
@@ -82,6 +84,29 @@ static void page0(void)
     replace(32768, 0, 100000, &warm, &warm);
     replace(32768, 0, 100000, &alloc, &release);
     report("page0", &alloc, &release);
+}
+
+/* page0 through the cache of one CPU. */
+static void page0cache(void)
+{
+    struct bench_count alloc = {0};
+    struct bench_count release = {0};
+
+    start(ARENA_BYTES);
+    tier_pagecache_init(&cache, &buddy);
+    for (size_t i = 0; i < 32768; i++) {
+        live[i] = tier_pagecache_alloc(&cache, 0);
+    }
+    for (size_t i = 0; i < 200000; i++) {
+        struct bench_count warm = {0};
+        size_t slot = bench_below(&rng, 32768);
+
+        BENCH_CALL(i < 100000 ? &warm : &release,
+                   tier_pagecache_free(&cache, live[slot]));
+        BENCH_CALL(i < 100000 ? &warm : &alloc,
+                   live[slot] = tier_pagecache_alloc(&cache, 0));
+    }
+    report("page0cache", &alloc, &release);
 }
 
 static void page9(void)
@@ -304,6 +329,7 @@ int main(void)
 {
     init();
     page0();
+    page0cache();
     page0burst();
     page9();
     pagefill();
