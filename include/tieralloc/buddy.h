@@ -291,6 +291,13 @@ TIER_INLINE_ size_t tier_order_pages_(unsigned order)
     return (size_t)1 << order;
 }
 
+/* Order of the block, free or not, that has its head at `index`. */
+TIER_INLINE_ unsigned tier_buddy_order_of_(const struct tier_buddy *buddy,
+                                           size_t index)
+{
+    return buddy->map.kind[index] & TIER_ORDER_MASK;
+}
+
 /* Index of the other half of the block of the next order; may be outside. */
 TIER_INLINE_ size_t tier_buddy_other_(const struct tier_buddy *buddy,
                                       size_t index, unsigned order)
@@ -499,7 +506,7 @@ static size_t tier_buddy_free_end_(const struct tier_buddy *buddy, size_t index)
         (buddy->map.kind[head] & TIER_KIND_MASK) != TIER_KIND_FREE) {
         return TIER_PAGE_NIL;
     }
-    return head + tier_order_pages_(buddy->map.kind[head] & TIER_ORDER_MASK);
+    return head + tier_order_pages_(tier_buddy_order_of_(buddy, head));
 }
 
 /* Unlink the free block that covers `index` and forget it; give its bounds. */
@@ -507,7 +514,7 @@ static void tier_buddy_detach_(struct tier_buddy *buddy, size_t index,
                                size_t *begin, size_t *end)
 {
     size_t head = tier_buddy_head_(buddy, index);
-    unsigned order = buddy->map.kind[head] & TIER_ORDER_MASK;
+    unsigned order = tier_buddy_order_of_(buddy, head);
 
     tier_buddy_unlink_(buddy, head, order);
     buddy->map.kind[head] = TIER_KIND_NONE;
@@ -535,17 +542,17 @@ TIERALLOC_API enum tier_status tier_buddy_remove(struct tier_buddy *buddy,
         }
     }
     for (size_t at = begin; at < end;) {
-        size_t from;
-        size_t to;
+        size_t block;
+        size_t behind;
 
-        tier_buddy_detach_(buddy, at, &from, &to);
-        if (from < begin) {
-            tier_buddy_release_(buddy, from, begin);
+        tier_buddy_detach_(buddy, at, &block, &behind);
+        if (block < begin) {
+            tier_buddy_release_(buddy, block, begin);
         }
-        if (to > end) {
-            tier_buddy_release_(buddy, end, to);
+        if (behind > end) {
+            tier_buddy_release_(buddy, end, behind);
         }
-        at = to;
+        at = behind;
     }
     buddy->managed_pages -= end - begin;
     buddy->free_pages -= end - begin;
@@ -628,7 +635,7 @@ TIER_INLINE_ size_t tier_buddy_align_(const struct tier_buddy *buddy,
 static void *tier_buddy_take_at_(struct tier_buddy *buddy, size_t head,
                                  size_t index, unsigned order)
 {
-    unsigned from = buddy->map.kind[head] & TIER_ORDER_MASK;
+    unsigned from = tier_buddy_order_of_(buddy, head);
 
     tier_buddy_unlink_(buddy, head, from);
     buddy->map.kind[head] = TIER_KIND_NONE;
@@ -822,7 +829,7 @@ TIERALLOC_API enum tier_status tier_buddy_free(struct tier_buddy *buddy,
     }
 #endif
     size_t index = tier_pagemap_index_(&buddy->map, block);
-    unsigned order = buddy->map.kind[index] & TIER_ORDER_MASK;
+    unsigned order = tier_buddy_order_of_(buddy, index);
 
     tier_buddy_put_(buddy, index, order);
     return TIER_OK;
@@ -834,7 +841,7 @@ static void tier_buddy_mark_(struct tier_buddy *buddy, size_t count,
 {
     for (size_t i = 0; i < count; i++) {
         size_t index = tier_pagemap_index_(&buddy->map, blocks[i]);
-        unsigned order = buddy->map.kind[index] & TIER_ORDER_MASK;
+        unsigned order = tier_buddy_order_of_(buddy, index);
 
         buddy->map.kind[index] = (uint8_t)(kind | order);
     }
@@ -858,7 +865,7 @@ TIERALLOC_API enum tier_status tier_buddy_free_bulk(struct tier_buddy *buddy,
     for (size_t i = 0; i < count; i++) {
         size_t index = tier_pagemap_index_(&buddy->map, blocks[i]);
 
-        tier_buddy_put_(buddy, index, buddy->map.kind[index] & TIER_ORDER_MASK);
+        tier_buddy_put_(buddy, index, tier_buddy_order_of_(buddy, index));
     }
     return TIER_OK;
 }
@@ -891,7 +898,7 @@ TIERALLOC_API enum tier_status tier_buddy_resize(struct tier_buddy *buddy,
         return TIER_ERR_TOO_LARGE;
     }
     size_t index = tier_pagemap_index_(&buddy->map, block);
-    unsigned from = buddy->map.kind[index] & TIER_ORDER_MASK;
+    unsigned from = tier_buddy_order_of_(buddy, index);
 
     if (from < order && !tier_buddy_can_grow_(buddy, index, from, order)) {
         buddy->failed_allocs++;
@@ -939,8 +946,8 @@ TIERALLOC_API int tier_buddy_order(const struct tier_buddy *buddy,
     if (!tier_buddy_is_block_(buddy, block)) {
         return -1;
     }
-    return buddy->map.kind[tier_pagemap_index_(&buddy->map, block)] &
-           TIER_ORDER_MASK;
+    return (int)tier_buddy_order_of_(buddy,
+                                     tier_pagemap_index_(&buddy->map, block));
 }
 
 TIERALLOC_API void tier_buddy_stats(const struct tier_buddy *buddy,
@@ -1006,7 +1013,7 @@ TIERALLOC_API int tier_buddy_fragmentation(const struct tier_buddy *buddy,
 static bool tier_buddy_check_block_(const struct tier_buddy *buddy,
                                     size_t index)
 {
-    unsigned order = buddy->map.kind[index] & TIER_ORDER_MASK;
+    unsigned order = tier_buddy_order_of_(buddy, index);
 
     if (order > TIERALLOC_MAX_ORDER) {
         return false;
@@ -1022,7 +1029,7 @@ static bool tier_buddy_check_block_(const struct tier_buddy *buddy,
 static bool tier_buddy_check_alone_(const struct tier_buddy *buddy,
                                     size_t index)
 {
-    unsigned order = buddy->map.kind[index] & TIER_ORDER_MASK;
+    unsigned order = tier_buddy_order_of_(buddy, index);
 
     return order == TIERALLOC_MAX_ORDER ||
            !tier_buddy_is_free_(buddy, tier_buddy_other_(buddy, index, order),
