@@ -75,21 +75,23 @@ TIERALLOC_API const char *tier_status_text(enum tier_status status);
 /*
  * A file that shares structs with others refers to one symbol per [layout]
  * option, named after its value; the file with the implementation defines
- * those of its own values. The reference lies in a section that is never
- * loaded, so it costs no memory on the target.
+ * those of its own values. A reference is four bytes of read-only data, in a
+ * section that the linker retains: only a section that is kept can make a link
+ * fail.
  */
 #if defined(__ELF__) && !defined(TIERALLOC_STATIC)
 #define TIER_TEXT_(value)  TIER_TEXT2_(value)
 #define TIER_TEXT2_(value) #value
 #define TIER_LAYOUT_(option) \
     "tieralloc_layout_" #option "_" TIER_TEXT_(TIERALLOC_##option)
-#define TIER_LAYOUT_USE_(option)                              \
-    __asm__(".pushsection .tieralloc.layout,\"\",%progbits\n" \
-            ".dc.a " TIER_LAYOUT_(option) "\n"                \
-                                          ".popsection")
-#define TIER_LAYOUT_DEFINE_(option)            \
-    __asm__(".weak " TIER_LAYOUT_(option) "\n" \
-                                          ".set " TIER_LAYOUT_(option) ", 0")
+#define TIER_LAYOUT_PLACE_(text)                                            \
+    __asm__(".pushsection .rodata.tieralloc_layout,\"aR\",%progbits\n" text \
+            "\n.popsection")
+#define TIER_LAYOUT_USE_(option) \
+    TIER_LAYOUT_PLACE_(".balign 4\n.4byte " TIER_LAYOUT_(option) " - .")
+#define TIER_LAYOUT_DEFINE_(option) \
+    TIER_LAYOUT_PLACE_(             \
+        ".weak " TIER_LAYOUT_(option) "\n" TIER_LAYOUT_(option) ":")
 
 TIER_LAYOUT_USE_(PAGE_SHIFT);
 TIER_LAYOUT_USE_(MAX_ORDER);

@@ -262,6 +262,7 @@ TIERALLOC_API void tier_dump(struct tier_allocator *allocator, tier_put put,
 #define TIERALLOC_TIERALLOC_IMPLEMENTED
 
 #include "internal.h"
+#include "text.h"
 
 /* --- Lifecycle --- */
 
@@ -810,38 +811,6 @@ TIERALLOC_API bool tier_check(struct tier_allocator *allocator)
 }
 
 /* --- Dump --- */
-
-/* Where a dump goes. */
-struct tier_writer_ {
-    tier_put put;
-    void *context;
-};
-
-static void tier_write_(const struct tier_writer_ *to, const char *text)
-{
-    while (*text != '\0') {
-        to->put(to->context, *text++);
-    }
-}
-
-/* Write a number, right-aligned to `width` characters. */
-static void tier_write_number_(const struct tier_writer_ *to, size_t number,
-                               unsigned width)
-{
-    char digits[20]; /* 2^64 has twenty */
-    unsigned count = 0;
-
-    do {
-        digits[count++] = (char)('0' + number % 10);
-        number /= 10;
-    } while (number != 0);
-    for (; width > count; width--) {
-        to->put(to->context, ' ');
-    }
-    while (count > 0) {
-        to->put(to->context, digits[--count]);
-    }
-}
 
 /* Write one line of the table of caches. */
 static void tier_write_cache_(const struct tier_writer_ *to,
