@@ -5,7 +5,7 @@
  *
  * The binary buddy system (Knuth, The Art of Computer Programming, vol. 1,
  * section 2.5, algorithms R and S) over the regions of a page map. A block of
- * order k has one buddy, whose page index differs in bit k alone:
+ * order k has one buddy, whose page number differs in bit k alone:
  *
  *     order 2  |        8         |  split   |   8   |   10  |
  *     order 1  |                  |  ----->  |       |  free |
@@ -40,7 +40,7 @@ struct tier_buddy {
     } lists[TIERALLOC_MAX_ORDER + 1];
     size_t managed_pages;    /* in regions, free or not */
     size_t free_pages;       /* in blocks on the lists */
-    size_t least_free_pages; /* fewest since the last region was added */
+    size_t least_free_pages; /* fewest since a region came or went */
     size_t failed_allocs;    /* no free block was large enough */
     size_t refused_allocs;   /* an argument was outside its range */
     size_t refused_frees;    /* bad pointers and double frees */
@@ -50,7 +50,7 @@ struct tier_buddy {
 struct tier_buddy_stats {
     size_t managed_pages;   /* pages in regions */
     size_t free_pages;      /* of these, free */
-    size_t peak_used_pages; /* most in use at once since a region was added */
+    size_t peak_used_pages; /* most in use since a region came or went */
     int largest_free_order; /* -1 when nothing is free */
     size_t free_blocks[TIERALLOC_MAX_ORDER + 1]; /* by order */
     size_t failed_allocs;                        /* out of memory */
@@ -201,7 +201,8 @@ TIERALLOC_API enum tier_status tier_buddy_free(struct tier_buddy *buddy,
  *
  * The word lies in the page map, not in the block. O(1).
  *
- * Returns TIER_OK, or the status that tier_buddy_free would give.
+ * Returns TIER_OK, or why `block` is not one, as tier_buddy_free does
+ * (TIER_ERR_FOREIGN for NULL).
  */
 TIERALLOC_API enum tier_status tier_buddy_set_owner(struct tier_buddy *buddy,
                                                     void *block,
@@ -381,7 +382,7 @@ TIER_NOINLINE_ static void tier_buddy_coalesce_(struct tier_buddy *buddy,
     size_t half = tier_order_pages_(order); /* its bit in `orders`, too */
 
     kind[index] = TIER_KIND_NONE;
-    for (; order < TIERALLOC_MAX_ORDER; order++, half += half) {
+    for (; order != TIERALLOC_MAX_ORDER; order++, half += half) {
         size_t other = (aligned ^ half) - skew;
 
         if (other >= pages || kind[other] != (TIER_KIND_FREE | order)) {
@@ -402,7 +403,7 @@ TIER_INLINE_ void tier_buddy_put_(struct tier_buddy *buddy, size_t index,
                                   unsigned order)
 {
     buddy->free_pages += tier_order_pages_(order);
-    if (order < TIERALLOC_MAX_ORDER &&
+    if (order != TIERALLOC_MAX_ORDER &&
         tier_buddy_is_free_(buddy, tier_buddy_other_(buddy, index, order),
                             order)) {
         tier_buddy_coalesce_(buddy, index, order);
@@ -417,7 +418,7 @@ static unsigned tier_buddy_fit_(const struct tier_buddy *buddy, size_t begin,
 {
     unsigned order = 0;
 
-    while (order < TIERALLOC_MAX_ORDER &&
+    while (order != TIERALLOC_MAX_ORDER &&
            ((begin + buddy->map.skew) & tier_order_pages_(order)) == 0 &&
            end - begin >= tier_order_pages_(order + 1)) {
         order++;
@@ -751,6 +752,18 @@ TIERALLOC_API enum tier_status tier_buddy_alloc_within(struct tier_buddy *buddy,
     return TIER_OK;
 }
 
+/* True when the free blocks of an order and above make `count` of the order. */
+static bool tier_buddy_has_(const struct tier_buddy *buddy, unsigned order,
+                            size_t count)
+{
+    size_t blocks = 0;
+
+    for (unsigned k = order; k <= TIERALLOC_MAX_ORDER; k++) {
+        blocks += (size_t)buddy->lists[k].blocks << (k - order);
+    }
+    return blocks >= count;
+}
+
 TIERALLOC_API enum tier_status tier_buddy_alloc_bulk(struct tier_buddy *buddy,
                                                      unsigned order,
                                                      size_t count,
@@ -760,15 +773,12 @@ TIERALLOC_API enum tier_status tier_buddy_alloc_bulk(struct tier_buddy *buddy,
         buddy->refused_allocs++;
         return TIER_ERR_TOO_LARGE;
     }
+    if (!tier_buddy_has_(buddy, order, count)) {
+        buddy->failed_allocs++;
+        return TIER_ERR_NO_MEMORY;
+    }
     for (size_t i = 0; i < count; i++) {
         blocks[i] = tier_buddy_alloc(buddy, order);
-        if (blocks[i] == NULL) {
-            while (i-- > 0) {
-                tier_buddy_put_(
-                    buddy, tier_pagemap_index_(&buddy->map, blocks[i]), order);
-            }
-            return TIER_ERR_NO_MEMORY;
-        }
     }
     return TIER_OK;
 }
@@ -782,10 +792,7 @@ TIER_NOINLINE_ static enum tier_status tier_buddy_explain_(
     if (index >= buddy->map.pages) {
         return TIER_ERR_FOREIGN;
     }
-    unsigned kind = buddy->map.kind[index];
-
-    if (kind == TIER_KIND_CACHED ||
-        (kind & TIER_KIND_MASK) == TIER_KIND_LEAVING) {
+    if (buddy->map.kind[index] == TIER_KIND_CACHED) {
         return TIER_ERR_DOUBLE_FREE;
     }
     size_t head = tier_buddy_head_(buddy, index);
@@ -854,11 +861,14 @@ TIERALLOC_API enum tier_status tier_buddy_free_bulk(struct tier_buddy *buddy,
     /* Marked as it is checked, a block named twice is found the second time. */
     for (size_t i = 0; i < count; i++) {
         if (!tier_buddy_is_block_(buddy, blocks[i])) {
-            enum tier_status status = tier_buddy_explain_(buddy, blocks[i]);
+            unsigned kind = tier_pagemap_kind_(&buddy->map, blocks[i]);
+            bool twice = (kind & TIER_KIND_MASK) == TIER_KIND_LEAVING &&
+                         tier_is_aligned_((uintptr_t)blocks[i], TIER_PAGE_SIZE);
 
             tier_buddy_mark_(buddy, i, blocks, TIER_KIND_BLOCK);
             buddy->refused_frees++;
-            return status;
+            return twice ? TIER_ERR_DOUBLE_FREE
+                         : tier_buddy_explain_(buddy, blocks[i]);
         }
         tier_buddy_mark_(buddy, 1, &blocks[i], TIER_KIND_LEAVING);
     }

@@ -93,7 +93,7 @@ TIERALLOC_API size_t tier_pagemap_bytes(uintptr_t base, size_t bytes);
  * Returns TIER_OK, or with *map untouched:
  *   TIER_ERR_OVERFLOW    base + bytes passes the end of the address space;
  *   TIER_ERR_INVALID     the span holds no whole page, or memory is NULL;
- *   TIER_ERR_TOO_LARGE   the span has 2^32 pages or more;
+ *   TIER_ERR_TOO_LARGE   the span has 2^32 - 1 pages or more;
  *   TIER_ERR_MISALIGNED  memory is not aligned to 8 bytes;
  *   TIER_ERR_METADATA    memory_bytes is less than tier_pagemap_bytes.
  */

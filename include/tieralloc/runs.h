@@ -138,7 +138,8 @@ TIERALLOC_API enum tier_status tier_runs_resize(struct tier_runs *runs,
 /*
  * Keep a word with a used run, to be found again by its address. O(1).
  *
- * Returns TIER_OK, or the status that tier_runs_free would give.
+ * Returns TIER_OK, or why `run` is not one, as tier_runs_free does
+ * (TIER_ERR_FOREIGN for NULL).
  */
 TIERALLOC_API enum tier_status tier_runs_set_owner(struct tier_runs *runs,
                                                    void *run, uintptr_t owner);

@@ -66,7 +66,7 @@ struct tier_cache {
     uint8_t meta;          /* which cache its descriptors come from */
     size_t slabs;          /* slabs held, the empty one included */
     size_t live;           /* objects in use */
-    const char *name;      /* NULL for a size class */
+    const char *name;      /* for statistics; NULL for a size class */
     struct tier_slab *slab;
     struct tier_cache *next; /* the next named cache of the same slab tier */
 };
@@ -109,8 +109,9 @@ struct tier_slab_stats {
  * Make *slab a slab tier that takes its pages from *source.
  *
  * All pages of the source lie in the span of *map. The slab tier writes the
- * kind and entry of a page while it holds it, and puts the kind back as it was
- * before release. The struct must not move afterwards. O(classes).
+ * kind and entry of a page while it holds it; before release it puts the kind
+ * of the first page back as it was, and leaves the others TIER_KIND_NONE. The
+ * struct must not move afterwards. O(classes).
  */
 TIERALLOC_API void tier_slab_init(struct tier_slab *slab,
                                   const struct tier_pagemap *map,
@@ -146,8 +147,8 @@ TIERALLOC_API enum tier_status tier_cache_destroy(struct tier_cache *cache);
 /*
  * Allocate an object of at least `bytes` bytes; 0 counts as 1.
  *
- * Aligned to TIERALLOC_MIN_ALIGN, and to the largest power of two that divides
- * the size of its class. Contents are undefined.
+ * Aligned to TIERALLOC_MIN_ALIGN, and to the largest power of two, up to a page,
+ * that divides the size of its class. Contents are undefined.
  *
  * Returns NULL when the page source has nothing for a new slab, or when bytes
  * exceeds TIERALLOC_OBJECT_MAX.
@@ -197,7 +198,7 @@ TIERALLOC_API size_t tier_slab_trim(struct tier_slab *slab);
 
 /*
  * Bytes usable in an object: its class size. 0 when `object` is not the start
- * of an object in use.
+ * of an object in use; at TIERALLOC_CHECKS 0, when it is in no slab.
  */
 TIERALLOC_API size_t tier_slab_usable_size(const struct tier_slab *slab,
                                            const void *object);
@@ -864,7 +865,7 @@ TIERALLOC_API enum tier_status tier_slab_free_sized(struct tier_slab *slab,
 #if TIERALLOC_CHECKS
     const struct tier_cache *cache = desc->cache;
     bool right = bytes <= cache->object_bytes &&
-                 (cache->name != NULL ||
+                 (cache->kind == (TIER_KIND_SLAB | TIER_SLAB_NAMED_) ||
                   cache == &slab->classes[tier_slab_class_(bytes)]);
 
     if (TIER_UNLIKELY_(!right)) {

@@ -190,6 +190,9 @@ TIERALLOC_API enum tier_status tier_free(struct tier_allocator *allocator,
 /*
  * Free an allocation that was asked for with `bytes` bytes; NULL is a no-op.
  *
+ * After tier_alloc_aligned, or a tier_realloc that returned the same address,
+ * the size to give is tier_usable_size.
+ *
  * Returns what tier_free does, and TIER_ERR_WRONG_SIZE, with the allocation
  * still in use, when `bytes` belongs to another size class or order.
  */
@@ -221,8 +224,8 @@ TIERALLOC_API enum tier_status tier_tx_alloc(struct tier_tx *tx,
  *
  * Until then it stays in use, so a rollback keeps it as it is.
  *
- * Returns TIER_OK, or with nothing changed what tier_free would return
- * (TIER_ERR_DOUBLE_FREE also if this transaction frees it already), or
+ * Returns TIER_OK, or with nothing but a counter changed what tier_free would
+ * return (TIER_ERR_DOUBLE_FREE also if this transaction frees it already), or
  * TIER_ERR_LOG_FULL.
  */
 TIERALLOC_API enum tier_status tier_tx_free(struct tier_tx *tx,
@@ -231,7 +234,10 @@ TIERALLOC_API enum tier_status tier_tx_free(struct tier_tx *tx,
 
 /* --- Inspection ----------------------------------------------------------- */
 
-/* Bytes usable in an allocation; 0 for anything else. O(1). */
+/*
+ * Bytes usable in an allocation; 0 for anything else, but at TIERALLOC_CHECKS 0
+ * not for a freed object in a slab. O(1).
+ */
 TIERALLOC_API size_t tier_usable_size(struct tier_allocator *allocator,
                                       const void *memory);
 
@@ -513,13 +519,13 @@ TIERALLOC_API void *tier_alloc_aligned(struct tier_allocator *allocator,
     if (bytes < alignment) {
         bytes = alignment;
     }
-    if (alignment > TIER_PAGE_SIZE && bytes <= TIERALLOC_OBJECT_MAX) {
-        bytes = TIERALLOC_OBJECT_MAX + 1; /* only blocks are aligned so far */
+    if (bytes > TIER_BLOCK_MAX) {
+        return tier_alloc(allocator, bytes); /* refused, and counted */
     }
-    if (bytes <= TIERALLOC_OBJECT_MAX) {
-        bytes = tier_aligned_class_(bytes, alignment);
+    if (alignment > TIER_PAGE_SIZE || bytes > TIERALLOC_OBJECT_MAX) {
+        return tier_alloc_pages(allocator, tier_order_for_(bytes));
     }
-    return tier_alloc(allocator, bytes);
+    return tier_alloc(allocator, tier_aligned_class_(bytes, alignment));
 }
 
 TIERALLOC_API void *tier_calloc(struct tier_allocator *allocator, size_t count,
