@@ -196,10 +196,12 @@ static bool is_served(unsigned size_class)
     return tier_slab_class_bytes(size_class) % TIERALLOC_MIN_ALIGN == 0;
 }
 
-/* The largest power of two that divides a number. */
+/* The largest power of two, up to a page, that divides a number. */
 static size_t power_in(size_t number)
 {
-    return number & (~number + 1);
+    const size_t power = number & (~number + 1);
+
+    return power < TIER_PAGE_SIZE ? power : TIER_PAGE_SIZE;
 }
 
 /* Allocate one object of a class and note it in the model. */

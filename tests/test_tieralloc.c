@@ -1093,7 +1093,7 @@ static void random_alloc(uint64_t *random)
     case 1:
         memory = tier_alloc_aligned(&heap, bytes, (size_t)1 << shift);
         cr_assert_eq((uintptr_t)memory % ((size_t)1 << shift), 0U);
-        note(memory, bytes, 0);
+        note(memory, bytes, shift > TIERALLOC_PAGE_SHIFT ? TAG_BLOCK : 0);
         break;
     case 2:
         memory = tier_alloc_pages(&heap, shift % 4);
