@@ -292,6 +292,17 @@ TIER_INLINE_ size_t tier_order_pages_(unsigned order)
     return (size_t)1 << order;
 }
 
+/* True when blocks of the next order exist. */
+TIER_INLINE_ bool tier_order_can_grow_(unsigned order)
+{
+#if TIERALLOC_MAX_ORDER > 0
+    return order < TIERALLOC_MAX_ORDER;
+#else
+    (void)order; /* nothing is below 0, as the compiler would point out */
+    return false;
+#endif
+}
+
 /* Order of the block, free or not, that has its head at `index`. */
 TIER_INLINE_ unsigned tier_buddy_order_of_(const struct tier_buddy *buddy,
                                            size_t index)
@@ -382,7 +393,7 @@ TIER_NOINLINE_ static void tier_buddy_coalesce_(struct tier_buddy *buddy,
     size_t half = tier_order_pages_(order); /* its bit in `orders`, too */
 
     kind[index] = TIER_KIND_NONE;
-    for (; order != TIERALLOC_MAX_ORDER; order++, half += half) {
+    for (; tier_order_can_grow_(order); order++, half += half) {
         size_t other = (aligned ^ half) - skew;
 
         if (other >= pages || kind[other] != (TIER_KIND_FREE | order)) {
@@ -403,7 +414,7 @@ TIER_INLINE_ void tier_buddy_put_(struct tier_buddy *buddy, size_t index,
                                   unsigned order)
 {
     buddy->free_pages += tier_order_pages_(order);
-    if (order != TIERALLOC_MAX_ORDER &&
+    if (tier_order_can_grow_(order) &&
         tier_buddy_is_free_(buddy, tier_buddy_other_(buddy, index, order),
                             order)) {
         tier_buddy_coalesce_(buddy, index, order);
@@ -418,7 +429,7 @@ static unsigned tier_buddy_fit_(const struct tier_buddy *buddy, size_t begin,
 {
     unsigned order = 0;
 
-    while (order != TIERALLOC_MAX_ORDER &&
+    while (tier_order_can_grow_(order) &&
            ((begin + buddy->map.skew) & tier_order_pages_(order)) == 0 &&
            end - begin >= tier_order_pages_(order + 1)) {
         order++;
