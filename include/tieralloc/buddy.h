@@ -437,15 +437,15 @@ static unsigned tier_buddy_fit_(const struct tier_buddy *buddy, size_t begin,
     return order;
 }
 
-/* Make the pages [begin, end) free, in as few blocks as they allow. */
-static void tier_buddy_release_(struct tier_buddy *buddy, size_t begin,
-                                size_t end)
+/* Make the pages [from, to) free, in as few blocks as they allow. */
+static void tier_buddy_release_(struct tier_buddy *buddy, size_t from,
+                                size_t to)
 {
-    while (begin < end) {
-        unsigned order = tier_buddy_fit_(buddy, begin, end);
+    while (from < to) {
+        unsigned order = tier_buddy_fit_(buddy, from, to);
 
-        tier_buddy_coalesce_(buddy, begin, order);
-        begin += tier_order_pages_(order);
+        tier_buddy_coalesce_(buddy, from, order);
+        from += tier_order_pages_(order);
     }
 }
 
