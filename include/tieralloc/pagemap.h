@@ -294,9 +294,8 @@ TIER_INLINE_ size_t tier_pagemap_extent_(const struct tier_pagemap *map,
         (kind & TIER_KIND_MASK) == TIER_KIND_BLOCK) {
         return (size_t)1 << (kind & TIER_ORDER_MASK);
     }
-    if ((kind == TIER_KIND_RUN_HEAD || kind == TIER_KIND_FREE_HEAD) &&
-        index + 1 < map->pages) {
-        return map->entry[index + 1].length;
+    if (kind == TIER_KIND_RUN_HEAD || kind == TIER_KIND_FREE_HEAD) {
+        return index + 1 < map->pages ? map->entry[index + 1].length : 0;
     }
     return tier_kind_is_run_(kind) || kind == TIER_KIND_CACHED ||
            kind == TIER_KIND_META || (kind & TIER_KIND_SLAB) != 0;

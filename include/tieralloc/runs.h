@@ -16,9 +16,9 @@
  * were lent in; a free run that holds a whole aligned block of the order in
  * which memory is lent gives that block back at once.
  *
- * Every call but the inspections is O(1) plus at most one buddy call; needs
- * no memory of its own beside the struct (about 350 bytes). Every free is
- * checked at TIERALLOC_CHECKS 1. No function locks.
+ * Every call but the inspections is O(1) plus at most one buddy call, but for
+ * the search before a block is borrowed; the struct takes about 480 bytes.
+ * Every free is checked. No function locks.
  */
 #ifndef TIERALLOC_RUNS_H
 #define TIERALLOC_RUNS_H
@@ -99,7 +99,8 @@ TIERALLOC_API size_t tier_runs_trim(struct tier_runs *runs);
 /*
  * Allocate a run of `pages` contiguous pages; owner word 0.
  *
- * Aligned to a page. Contents are undefined. O(1).
+ * Aligned to a page. Contents are undefined. O(1); before memory is borrowed,
+ * one bin is searched, the one that holds runs of about this length.
  *
  * Returns NULL when neither a free run nor a block of the buddy is long
  * enough, or when pages is 0 or exceeds TIER_RUN_MAX.
@@ -458,16 +459,35 @@ static int tier_run_borrow_order_(const struct tier_runs *runs, size_t pages)
 }
 
 /*
- * Borrow a block of at least `pages` pages, and join it with the free runs
- * around it: 0, or its length, and its begin in *index. Cold.
+ * Take a long enough run out of the bin of this length, whose runs may be a
+ * little shorter: 0, or its length, and its begin in *index. O(runs there).
  */
-TIER_NOINLINE_ static size_t tier_run_borrow_(struct tier_runs *runs,
-                                              size_t pages, size_t *index)
+static size_t tier_run_search_(struct tier_runs *runs, size_t pages,
+                               size_t *index)
+{
+    for (size_t at = runs->bins[tier_run_bin_(pages)]; at != TIER_PAGE_NIL;
+         at = runs->map.entry[at].link.next) {
+        size_t length = tier_run_length_(runs, at);
+
+        if (length >= pages) {
+            tier_run_unlink_(runs, at, length);
+            *index = at;
+            return length;
+        }
+    }
+    return 0;
+}
+
+/*
+ * Borrow a block of at least `pages` pages, and join it with the free runs
+ * around it: 0, or its length, and its begin in *index.
+ */
+static size_t tier_run_borrow_(struct tier_runs *runs, size_t pages,
+                               size_t *index)
 {
     int order = tier_run_borrow_order_(runs, pages);
 
     if (order < 0) {
-        runs->failed_allocs++;
         return 0;
     }
     void *block = tier_buddy_alloc(runs->buddy, (unsigned)order);
@@ -516,6 +536,37 @@ TIER_INLINE_ void tier_run_mark_(struct tier_runs *runs, size_t index,
     runs->map.entry[index + 1].length = (uint32_t)pages;
 }
 
+/* Make `pages` pages that are in no bin a used run and count it. */
+TIER_INLINE_ void *tier_run_hand_out_(struct tier_runs *runs, size_t index,
+                                      size_t pages)
+{
+    tier_run_mark_(runs, index, pages);
+    runs->map.entry[index].owner = 0;
+    runs->free_pages -= pages;
+    runs->used_runs++;
+    return tier_pagemap_address_(&runs->map, index);
+}
+
+/* Allocate when no bin above is of use: search, then borrow. Cold. */
+TIER_NOINLINE_ static void *tier_run_alloc_slow_(struct tier_runs *runs,
+                                                 size_t pages)
+{
+    size_t index;
+    size_t length = tier_run_search_(runs, pages, &index);
+
+    if (length == 0) {
+        length = tier_run_borrow_(runs, pages, &index);
+    }
+    if (length == 0) {
+        runs->failed_allocs++;
+        return NULL;
+    }
+    if (length > pages) {
+        tier_run_settle_(runs, index + pages, length - pages);
+    }
+    return tier_run_hand_out_(runs, index, pages);
+}
+
 TIERALLOC_API void *tier_runs_alloc(struct tier_runs *runs, size_t pages)
 {
     if (TIER_UNLIKELY_(pages - 1 >= TIER_RUN_MAX)) {
@@ -523,27 +574,18 @@ TIERALLOC_API void *tier_runs_alloc(struct tier_runs *runs, size_t pages)
         return NULL;
     }
     size_t bin = tier_run_first_bin_(runs, tier_run_bin_above_(pages));
-    size_t index;
-    size_t length;
 
-    if (TIER_LIKELY_(bin < TIER_RUN_BINS)) {
-        index = tier_load_index_(&runs->bins[bin]);
-        length = tier_run_length_(runs, index);
-        tier_run_pop_(runs, index, length, bin);
-    } else {
-        length = tier_run_borrow_(runs, pages, &index);
-        if (length == 0) {
-            return NULL;
-        }
+    if (TIER_UNLIKELY_(bin >= TIER_RUN_BINS)) {
+        return tier_run_alloc_slow_(runs, pages);
     }
+    size_t index = tier_load_index_(&runs->bins[bin]);
+    size_t length = tier_run_length_(runs, index);
+
+    tier_run_pop_(runs, index, length, bin);
     if (length > pages) {
         tier_run_link_(runs, index + pages, length - pages);
     }
-    tier_run_mark_(runs, index, pages);
-    runs->map.entry[index].owner = 0;
-    runs->free_pages -= pages;
-    runs->used_runs++;
-    return tier_pagemap_address_(&runs->map, index);
+    return tier_run_hand_out_(runs, index, pages);
 }
 
 /* --- Freeing --- */
@@ -755,6 +797,7 @@ struct tier_run_census_ {
     size_t free_runs;
     size_t free_pages;
     size_t used_runs;
+    size_t used_pages;
 };
 
 /* Check the run that begins at `index`, count it, and move past it. */
@@ -766,13 +809,16 @@ static bool tier_run_check_at_(const struct tier_runs *runs, size_t *index,
     size_t pages = tier_pagemap_extent_(map, begin);
     unsigned kind = map->kind[begin];
 
-    if (pages == 0 || pages > map->pages - begin ||
+    bool head = kind == TIER_KIND_RUN_HEAD || kind == TIER_KIND_FREE_HEAD;
+
+    if (pages < (head ? 2U : 1U) || pages > map->pages - begin ||
         kind == TIER_KIND_FREE_TAIL) {
         return false;
     }
     *index += pages;
     if (kind == TIER_KIND_RUN_HEAD || kind == TIER_KIND_RUN_PAGE) {
         found->used_runs++;
+        found->used_pages += pages;
         return pages <= TIER_RUN_MAX &&
                tier_find_nonzero_(map->kind, begin + 1, begin + pages) ==
                    begin + pages;
@@ -783,6 +829,12 @@ static bool tier_run_check_at_(const struct tier_runs *runs, size_t *index,
         return tier_run_check_free_(runs, begin, pages);
     }
     return true;
+}
+
+/* The bits of the last word of the mask that stand for bins. */
+TIER_INLINE_ uint32_t tier_run_last_mask_(void)
+{
+    return UINT32_MAX >> (TIER_RUN_WORDS * 32 - TIER_RUN_BINS);
 }
 
 /* True when a bin is linked both ways; counts its runs down from *left. */
@@ -816,6 +868,7 @@ TIERALLOC_API bool tier_runs_check(const struct tier_runs *runs)
     found.free_runs = 0;
     found.free_pages = 0;
     found.used_runs = 0;
+    found.used_pages = 0;
     while ((at = tier_find_nonzero_(map->kind, at, map->pages)) < map->pages) {
         if (!tier_run_check_at_(runs, &at, &found)) {
             return false;
@@ -828,7 +881,8 @@ TIERALLOC_API bool tier_runs_check(const struct tier_runs *runs)
     }
     return found.free_runs == 0 && found.free_pages == runs->free_pages &&
            found.used_runs == runs->used_runs &&
-           runs->free_pages <= runs->held_pages;
+           found.free_pages + found.used_pages == runs->held_pages &&
+           (runs->mask[TIER_RUN_WORDS - 1] & ~tier_run_last_mask_()) == 0;
 }
 
 #endif /* TIERALLOC_RUNS_IMPLEMENTED */
