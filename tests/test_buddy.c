@@ -2081,3 +2081,28 @@ Test(buddy, check_ends_on_a_circular_list)
     buddy.lists[0].blocks = UINT32_MAX; /* a bound of no use */
     cr_assert(!tier_buddy_check(&buddy));
 }
+
+/* Where a dump of a test goes. */
+static char dumped[512];
+static size_t dumped_length;
+
+static void dump_put(void *context, char character)
+{
+    cr_assert(context == &dumped_length);
+    cr_assert(dumped_length + 1 < sizeof(dumped));
+    dumped[dumped_length++] = character;
+    dumped[dumped_length] = '\0';
+}
+
+Test(buddy, dumps_the_free_blocks_of_each_order)
+{
+    set_up_region(MIDDLE, 7);
+    dumped_length = 0;
+    tier_buddy_dump(&buddy, dump_put, &dumped_length);
+    if (MAX_ORDER >= 2) {
+        cr_assert_eq(strncmp(dumped, "free blocks by order: 1 1 1", 27), 0);
+    } else {
+        cr_assert_eq(strncmp(dumped, "free blocks by order: ", 22), 0);
+    }
+    cr_assert_eq(dumped[dumped_length - 1], '\n');
+}

@@ -2352,3 +2352,34 @@ Test(runs, check_survives_any_kind_at_any_place)
         }
     }
 }
+
+/* Where a dump of a test goes. */
+static char dumped[512];
+static size_t dumped_length;
+
+static void dump_put(void *context, char character)
+{
+    cr_assert(context == &dumped_length);
+    cr_assert(dumped_length + 1 < sizeof(dumped));
+    dumped[dumped_length++] = character;
+    dumped[dumped_length] = '\0';
+}
+
+Test(runs, dump_their_counters_and_the_free_runs_by_length)
+{
+    if (MAX_ORDER < 4) {
+        return;
+    }
+    set_up_region(MIDDLE, 16, 4);
+    cr_assert_not_null(tier_runs_alloc(&runs, 3));
+    void *const hole = tier_runs_alloc(&runs, 2);
+
+    cr_assert_not_null(tier_runs_alloc(&runs, 10));
+    cr_assert_eq(tier_runs_free(&runs, hole), TIER_OK);
+    dumped_length = 0;
+    tier_runs_dump(&runs, dump_put, &dumped_length);
+    cr_assert_not_null(strstr(dumped, "held 16, free 3, runs in use 2, "
+                                      "longest free 2\n"));
+    cr_assert_not_null(strstr(dumped, "by length: 1 1 0 0"));
+    cr_assert_not_null(strstr(dumped, ", longer 0\n"));
+}

@@ -239,6 +239,10 @@ TIERALLOC_API unsigned tier_buddy_unusable(const struct tier_buddy *buddy,
 TIERALLOC_API int tier_buddy_fragmentation(const struct tier_buddy *buddy,
                                            unsigned order);
 
+/* Write the free blocks by order as one line of text. */
+TIERALLOC_API void tier_buddy_dump(const struct tier_buddy *buddy, tier_put put,
+                                   void *context);
+
 /*
  * True when every invariant holds: each head is aligned to its order and lies
  * in the span, no other head lies in its block, no two buddies are free, the
@@ -266,6 +270,7 @@ TIERALLOC_API bool tier_buddy_check(const struct tier_buddy *buddy);
 #define TIERALLOC_BUDDY_IMPLEMENTED
 
 #include "internal.h"
+#include "text.h"
 
 _Static_assert(TIERALLOC_MAX_ORDER < 32, "an order has a bit in `orders`");
 
@@ -985,6 +990,21 @@ TIERALLOC_API void tier_buddy_stats(const struct tier_buddy *buddy,
     stats->failed_allocs = buddy->failed_allocs;
     stats->refused_allocs = buddy->refused_allocs;
     stats->refused_frees = buddy->refused_frees;
+}
+
+TIERALLOC_API void tier_buddy_dump(const struct tier_buddy *buddy, tier_put put,
+                                   void *context)
+{
+    struct tier_writer_ to;
+
+    to.put = put;
+    to.context = context;
+    tier_write_(&to, "free blocks by order:");
+    for (unsigned order = 0; order <= TIERALLOC_MAX_ORDER; order++) {
+        tier_write_(&to, " ");
+        tier_write_number_(&to, buddy->lists[order].blocks, 0);
+    }
+    tier_write_(&to, "\n");
 }
 
 /* number * 1000 / whole without overflow; `number` is at most `whole`. */

@@ -135,13 +135,13 @@ TIER_INLINE_ void tier_zero_(void *memory, size_t bytes)
 
 /*
  * Find the first byte of [begin, end) that is not zero, a word at a time;
- * `end` when there is none. `bytes` is the array, aligned to a word.
+ * `end` when there is none.
  */
 TIER_LOCAL_ size_t tier_find_nonzero_(const uint8_t *bytes, size_t begin,
                                       size_t end)
 {
     while (begin < end) {
-        if (begin % sizeof(tier_word_) == 0 &&
+        if (tier_is_aligned_((uintptr_t)bytes + begin, sizeof(tier_word_)) &&
             end - begin >= sizeof(tier_word_) &&
             *(const tier_alias_word_ *)(const void *)(bytes + begin) == 0) {
             begin += sizeof(tier_word_);

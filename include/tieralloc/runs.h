@@ -158,6 +158,13 @@ TIERALLOC_API void tier_runs_stats(const struct tier_runs *runs,
                                    struct tier_runs_stats *stats);
 
 /*
+ * Write the counters, and the free runs by length up to 32 pages, as two lines
+ * of text. O(free runs).
+ */
+TIERALLOC_API void tier_runs_dump(const struct tier_runs *runs, tier_put put,
+                                  void *context);
+
+/*
  * True when every invariant holds: both tags of each free run agree, no two
  * free runs touch, none holds a whole block to give back, the bins and the
  * free runs are the same set linked both ways, and the counters equal what is
@@ -180,6 +187,7 @@ TIERALLOC_API bool tier_runs_check(const struct tier_runs *runs);
 #define TIERALLOC_RUNS_IMPLEMENTED
 
 #include "internal.h"
+#include "text.h"
 
 TIERALLOC_API enum tier_status tier_runs_init(struct tier_runs *runs,
                                               struct tier_buddy *buddy,
@@ -765,6 +773,50 @@ TIERALLOC_API void tier_runs_stats(const struct tier_runs *runs,
             }
         }
     }
+}
+
+/* Free runs in a bin. O(these). */
+static size_t tier_run_count_(const struct tier_runs *runs, size_t bin)
+{
+    size_t count = 0;
+
+    for (size_t at = runs->bins[bin]; at != TIER_PAGE_NIL;
+         at = runs->map.entry[at].link.next) {
+        count++;
+    }
+    return count;
+}
+
+TIERALLOC_API void tier_runs_dump(const struct tier_runs *runs, tier_put put,
+                                  void *context)
+{
+    struct tier_runs_stats stats;
+    struct tier_writer_ to;
+    size_t longer = 0;
+
+    to.put = put;
+    to.context = context;
+    tier_runs_stats(runs, &stats);
+    tier_write_(&to, "runs: pages held ");
+    tier_write_number_(&to, stats.held_pages, 0);
+    tier_write_(&to, ", free ");
+    tier_write_number_(&to, stats.free_pages, 0);
+    tier_write_(&to, ", runs in use ");
+    tier_write_number_(&to, stats.used_runs, 0);
+    tier_write_(&to, ", longest free ");
+    tier_write_number_(&to, stats.largest_free_pages, 0);
+    tier_write_(&to, "\nfree runs by length:");
+    for (size_t bin = 0; bin < TIER_RUN_BINS; bin++) {
+        if (bin < 32) {
+            tier_write_(&to, " ");
+            tier_write_number_(&to, tier_run_count_(runs, bin), 0);
+        } else {
+            longer += tier_run_count_(runs, bin);
+        }
+    }
+    tier_write_(&to, ", longer ");
+    tier_write_number_(&to, longer, 0);
+    tier_write_(&to, "\n");
 }
 
 /* --- Checking --- */

@@ -848,12 +848,8 @@ static void tier_write_pages_(const struct tier_writer_ *to,
     tier_write_number_(to, allocator->live_pages, 0);
     tier_write_(to, ", in slabs ");
     tier_write_number_(to, tier_slab_pages_(&allocator->slab), 0);
-    tier_write_(to, "\nfree blocks by order:");
-    for (unsigned order = 0; order <= TIERALLOC_MAX_ORDER; order++) {
-        tier_write_(to, " ");
-        tier_write_number_(to, buddy->lists[order].blocks, 0);
-    }
     tier_write_(to, "\n");
+    tier_buddy_dump(buddy, to->put, to->context);
 }
 
 TIERALLOC_API void tier_dump(struct tier_allocator *allocator, tier_put put,
