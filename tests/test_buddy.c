@@ -11,65 +11,19 @@
 
 #include <tieralloc/buddy.h>
 
-#define MAX_ORDER TIERALLOC_MAX_ORDER
-
-/* Numbers of the last page of the address space and of the one in its middle */
-#define TOP    (UINTPTR_MAX >> TIERALLOC_PAGE_SHIFT)
-#define MIDDLE (TOP / 2 + 1)
-
 /* Most pages in the span of a test, and most pages the model can hold. */
 #define SPAN_MAX  16384
 #define MODEL_MAX (4096 + 5)
-
-_Static_assert(TOP / 4 >= SPAN_MAX, "no span of a test wraps around");
-
-/* Bytes of metadata for so many pages. */
-#define METADATA(pages) ((pages) * (sizeof(union tier_page_entry) + 1))
+#include "pages.h"
 
 /* The allocator of the running test. */
-static struct tier_pagemap map;
 static struct tier_buddy buddy;
-static _Alignas(8) uint8_t metadata_room[METADATA(SPAN_MAX)];
-static uint8_t *metadata; /* at the room's end, where ASan sees overruns */
-static size_t metadata_bytes;
-static uint64_t random_state;
-
-static size_t bytes_of(size_t pages)
-{
-    return pages << TIERALLOC_PAGE_SHIFT;
-}
-
-static void *address_of(uintptr_t page)
-{
-    return (void *)(page << TIERALLOC_PAGE_SHIFT);
-}
-
-static void *byte_of(uintptr_t page, size_t byte)
-{
-    return (void *)((page << TIERALLOC_PAGE_SHIFT) + byte);
-}
-
-static uint32_t below(uint32_t bound)
-{
-    return test_below(&random_state, bound);
-}
 
 /* Make the allocator one over these pages by number, with no region yet. */
 static void set_up(uintptr_t first, size_t pages)
 {
-    const uintptr_t base = (uintptr_t)address_of(first);
-
-    random_state = TEST_SEED;
-    metadata_bytes = tier_pagemap_bytes(base, bytes_of(pages));
-    cr_assert(metadata_bytes != 0);
-    cr_assert(metadata_bytes <= sizeof(metadata_room));
-    metadata = metadata_room + (sizeof(metadata_room) - metadata_bytes) / 8 * 8;
-    memset(metadata_room, 0xA5, sizeof(metadata_room));
-    memset(&map, 0xA5, sizeof(map));
+    set_up_map(first, pages);
     memset(&buddy, 0xA5, sizeof(buddy));
-    cr_assert_eq(tier_pagemap_init(&map, base, bytes_of(pages), metadata,
-                                   metadata_bytes),
-                 TIER_OK);
     tier_buddy_init(&buddy, &map);
 }
 
@@ -2082,27 +2036,15 @@ Test(buddy, check_ends_on_a_circular_list)
     cr_assert(!tier_buddy_check(&buddy));
 }
 
-/* Where a dump of a test goes. */
-static char dumped[512];
-static size_t dumped_length;
-
-static void dump_put(void *context, char character)
-{
-    cr_assert(context == &dumped_length);
-    cr_assert(dumped_length + 1 < sizeof(dumped));
-    dumped[dumped_length++] = character;
-    dumped[dumped_length] = '\0';
-}
-
 Test(buddy, dumps_the_free_blocks_of_each_order)
 {
     set_up_region(MIDDLE, 7);
-    dumped_length = 0;
-    tier_buddy_dump(&buddy, dump_put, &dumped_length);
+    dump.length = 0;
+    tier_buddy_dump(&buddy, dump_put, &dump);
     if (MAX_ORDER >= 2) {
-        cr_assert_eq(strncmp(dumped, "free blocks by order: 1 1 1", 27), 0);
+        cr_assert_eq(strncmp(dump.text, "free blocks by order: 1 1 1", 27), 0);
     } else {
-        cr_assert_eq(strncmp(dumped, "free blocks by order: ", 22), 0);
+        cr_assert_eq(strncmp(dump.text, "free blocks by order: ", 22), 0);
     }
-    cr_assert_eq(dumped[dumped_length - 1], '\n');
+    cr_assert_eq(dump.text[dump.length - 1], '\n');
 }

@@ -11,44 +11,14 @@
 
 #include <tieralloc/runs.h>
 
-#define MAX_ORDER TIERALLOC_MAX_ORDER
-
-/* Numbers of the last page of the address space and of the one in its middle */
-#define TOP    (UINTPTR_MAX >> TIERALLOC_PAGE_SHIFT)
-#define MIDDLE (TOP / 2 + 1)
-
 /* Most pages in the span of a test, and most pages the model can hold. */
 #define SPAN_MAX  16384
 #define MODEL_MAX (4096 + 5)
-
-_Static_assert(TOP / 4 >= SPAN_MAX, "no span of a test wraps around");
-
-/* Bytes of metadata for so many pages. */
-#define METADATA(pages) ((pages) * (sizeof(union tier_page_entry) + 1))
+#include "pages.h"
 
 /* The allocator of the running test. */
-static struct tier_pagemap map;
 static struct tier_buddy buddy;
 static struct tier_runs runs;
-static _Alignas(8) uint8_t metadata_room[METADATA(SPAN_MAX)];
-static uint8_t *metadata; /* at the room's end, where ASan sees overruns */
-static size_t metadata_bytes;
-static uint64_t random_state;
-
-static size_t bytes_of(size_t pages)
-{
-    return pages << TIERALLOC_PAGE_SHIFT;
-}
-
-static void *address_of(uintptr_t page)
-{
-    return (void *)(page << TIERALLOC_PAGE_SHIFT);
-}
-
-static void *byte_of(uintptr_t page, size_t byte)
-{
-    return (void *)((page << TIERALLOC_PAGE_SHIFT) + byte);
-}
 
 /* An order, or the largest when that is less. */
 static unsigned capped(unsigned order)
@@ -58,28 +28,12 @@ static unsigned capped(unsigned order)
     return order < most ? order : most;
 }
 
-static uint32_t below(uint32_t bound)
-{
-    return test_below(&random_state, bound);
-}
-
 /* Make the tiers ones over these pages by number, with no region yet. */
 static void set_up(uintptr_t first, size_t pages, unsigned lend_order)
 {
-    const uintptr_t base = (uintptr_t)address_of(first);
-
-    random_state = TEST_SEED;
-    metadata_bytes = tier_pagemap_bytes(base, bytes_of(pages));
-    cr_assert(metadata_bytes != 0);
-    cr_assert(metadata_bytes <= sizeof(metadata_room));
-    metadata = metadata_room + (sizeof(metadata_room) - metadata_bytes) / 8 * 8;
-    memset(metadata_room, 0xA5, sizeof(metadata_room));
-    memset(&map, 0xA5, sizeof(map));
+    set_up_map(first, pages);
     memset(&buddy, 0xA5, sizeof(buddy));
     memset(&runs, 0xA5, sizeof(runs));
-    cr_assert_eq(tier_pagemap_init(&map, base, bytes_of(pages), metadata,
-                                   metadata_bytes),
-                 TIER_OK);
     tier_buddy_init(&buddy, &map);
     cr_assert_eq(tier_runs_init(&runs, &buddy, lend_order), TIER_OK);
 }
@@ -2353,18 +2307,6 @@ Test(runs, check_survives_any_kind_at_any_place)
     }
 }
 
-/* Where a dump of a test goes. */
-static char dumped[512];
-static size_t dumped_length;
-
-static void dump_put(void *context, char character)
-{
-    cr_assert(context == &dumped_length);
-    cr_assert(dumped_length + 1 < sizeof(dumped));
-    dumped[dumped_length++] = character;
-    dumped[dumped_length] = '\0';
-}
-
 Test(runs, dump_their_counters_and_the_free_runs_by_length)
 {
     if (MAX_ORDER < 4) {
@@ -2376,10 +2318,10 @@ Test(runs, dump_their_counters_and_the_free_runs_by_length)
 
     cr_assert_not_null(tier_runs_alloc(&runs, 10));
     cr_assert_eq(tier_runs_free(&runs, hole), TIER_OK);
-    dumped_length = 0;
-    tier_runs_dump(&runs, dump_put, &dumped_length);
-    cr_assert_not_null(strstr(dumped, "held 16, free 3, runs in use 2, "
-                                      "longest free 2\n"));
-    cr_assert_not_null(strstr(dumped, "by length: 1 1 0 0"));
-    cr_assert_not_null(strstr(dumped, ", longer 0\n"));
+    dump.length = 0;
+    tier_runs_dump(&runs, dump_put, &dump);
+    cr_assert_not_null(strstr(dump.text, "held 16, free 3, runs in use 2, "
+                                         "longest free 2\n"));
+    cr_assert_not_null(strstr(dump.text, "by length: 1 1 0 0"));
+    cr_assert_not_null(strstr(dump.text, ", longer 0\n"));
 }

@@ -11,47 +11,20 @@
 
 #include <tieralloc/zones.h>
 
-#define MAX_ORDER TIERALLOC_MAX_ORDER
-#define EMERGENCY TIER_ZONE_EMERGENCY
-
-/* Numbers of the last page of the address space and of the one in its middle */
-#define TOP    (UINTPTR_MAX >> TIERALLOC_PAGE_SHIFT)
-#define MIDDLE (TOP / 2 + 1)
-
 /* Most pages in the span of a test. */
 #define SPAN_MAX 1000
+#include "pages.h"
 
-_Static_assert(TOP / 4 >= SPAN_MAX, "no span of a test wraps around");
-
-/* Bytes of metadata for so many pages. */
-#define METADATA(pages) ((pages) * (sizeof(union tier_page_entry) + 1))
+#define EMERGENCY TIER_ZONE_EMERGENCY
 
 /* The zones of the running test. */
-static struct tier_pagemap map;
 static struct tier_zones zones;
-static _Alignas(8) uint8_t metadata_room[METADATA(SPAN_MAX)];
-static uint8_t *metadata; /* at the room's end, where ASan sees overruns */
-static size_t metadata_bytes;
-static uint64_t random_state;
 
-static size_t bytes_of(size_t pages)
+/* Make a map over these pages by number, and zones of no meaning yet. */
+static void set_up_span(uintptr_t first, size_t pages)
 {
-    return pages << TIERALLOC_PAGE_SHIFT;
-}
-
-static void *address_of(uintptr_t page)
-{
-    return (void *)(page << TIERALLOC_PAGE_SHIFT);
-}
-
-static void *byte_of(uintptr_t page, size_t byte)
-{
-    return (void *)((page << TIERALLOC_PAGE_SHIFT) + byte);
-}
-
-static uint32_t below(uint32_t bound)
-{
-    return test_below(&random_state, bound);
+    set_up_map(first, pages);
+    memset(&zones, 0xA5, sizeof(zones));
 }
 
 /* A range of whole pages by number, for a zone. */
@@ -64,24 +37,6 @@ static struct tier_zone_range range_of(const char *name, uintptr_t begin,
     range.base = begin << TIERALLOC_PAGE_SHIFT;
     range.bytes = bytes_of(end - begin);
     return range;
-}
-
-/* Make a map over these pages by number. */
-static void set_up_map(uintptr_t first, size_t pages)
-{
-    const uintptr_t base = (uintptr_t)address_of(first);
-
-    random_state = TEST_SEED;
-    metadata_bytes = tier_pagemap_bytes(base, bytes_of(pages));
-    cr_assert(metadata_bytes != 0);
-    cr_assert(metadata_bytes <= sizeof(metadata_room));
-    metadata = metadata_room + (sizeof(metadata_room) - metadata_bytes) / 8 * 8;
-    memset(metadata_room, 0xA5, sizeof(metadata_room));
-    memset(&map, 0xA5, sizeof(map));
-    memset(&zones, 0xA5, sizeof(zones));
-    cr_assert_eq(tier_pagemap_init(&map, base, bytes_of(pages), metadata,
-                                   metadata_bytes),
-                 TIER_OK);
 }
 
 /* Add pages by number. */
@@ -216,7 +171,7 @@ static void set_up(void)
 {
     struct tier_zone_range ranges[3];
 
-    set_up_map(FIRST, SPAN);
+    set_up_span(FIRST, SPAN);
     ranges[0] = range_of("DMA", DMA_BEGIN, NORMAL_BEGIN);
     ranges[1] = range_of("NORMAL", NORMAL_BEGIN, NORMAL_END);
     ranges[2] = range_of("HIGH", HIGH_BEGIN, HIGH_END);
@@ -334,7 +289,7 @@ static void set_up_model(uintptr_t first, uint32_t pages,
 {
     struct tier_zone_range ranges[TIER_ZONES_MAX];
 
-    set_up_map(first, pages);
+    set_up_span(first, pages);
     memset(&model, 0, sizeof(model));
     model.first = first;
     model.count = pages;
@@ -996,7 +951,7 @@ Test(zones, refuse_to_be_none_or_too_many)
 {
     struct tier_zone_range ranges[TIER_ZONES_MAX + 1];
 
-    set_up_map(FIRST, SPAN);
+    set_up_span(FIRST, SPAN);
     for (unsigned i = 0; i <= TIER_ZONES_MAX; i++) {
         ranges[i] = range_of("", FIRST + i, FIRST + i + 1);
     }
@@ -1011,7 +966,7 @@ Test(zones, refuse_a_range_without_a_whole_page)
 {
     struct tier_zone_range ranges[2];
 
-    set_up_map(FIRST, SPAN);
+    set_up_span(FIRST, SPAN);
     cr_assert(
         pair_refused(FIRST, FIRST, FIRST + 1, FIRST + 2, TIER_ERR_INVALID));
     cr_assert(
@@ -1027,7 +982,7 @@ Test(zones, refuse_a_range_that_passes_the_end_of_memory)
 {
     struct tier_zone_range ranges[2];
 
-    set_up_map(TOP - 9, 10);
+    set_up_span(TOP - 9, 10);
     ranges[0] = range_of("", TOP - 9, TOP - 4);
     ranges[1] = range_of("", TOP - 4, TOP + 1);
     ranges[1].bytes += 1;
@@ -1040,7 +995,7 @@ Test(zones, refuse_a_range_that_leaves_the_map)
 {
     const uintptr_t end = FIRST + SPAN;
 
-    set_up_map(FIRST, SPAN);
+    set_up_span(FIRST, SPAN);
     cr_assert(pair_refused(FIRST - 1, FIRST + 1, FIRST + 1, FIRST + 2,
                            TIER_ERR_FOREIGN));
     cr_assert(
@@ -1056,7 +1011,7 @@ Test(zones, refuse_ranges_that_overlap_or_are_out_of_order)
 {
     struct tier_zone_range ranges[3];
 
-    set_up_map(FIRST, SPAN);
+    set_up_span(FIRST, SPAN);
     cr_assert(
         pair_refused(FIRST, FIRST + 2, FIRST + 1, FIRST + 3, TIER_ERR_OVERLAP));
     cr_assert(
@@ -1081,7 +1036,7 @@ Test(zones, are_cut_inwards_to_whole_pages)
 {
     struct tier_zone_range ranges[2];
 
-    set_up_map(FIRST, SPAN);
+    set_up_span(FIRST, SPAN);
     ranges[0] = range_of("", FIRST + 2, FIRST + 5);
     ranges[1] = range_of("", FIRST + 5, FIRST + 9);
     ranges[0].bytes += 1; /* a border inside of page 5, which is in no zone */
@@ -1106,7 +1061,7 @@ Test(zones, may_reach_from_one_end_of_memory_to_its_other)
 {
     struct tier_zone_range ranges[3];
 
-    set_up_map(TOP - 20, 21);
+    set_up_span(TOP - 20, 21);
     ranges[0] = range_of("", TOP - 20, TOP - 10);
     ranges[1] = range_of("", TOP - 10, TOP);
     ranges[2] = range_of("", TOP, TOP + 1);
@@ -1121,7 +1076,7 @@ Test(zones, may_reach_from_one_end_of_memory_to_its_other)
     cr_assert(tier_zones_check(&zones));
 
     /* The page at address 0 is in no zone: NULL is no block. */
-    set_up_map(0, 21);
+    set_up_span(0, 21);
     ranges[0] = range_of("", 0, 10);
     ranges[1] = range_of("", 10, 21);
     cr_assert_eq(tier_zones_init(&zones, &map, ranges, 2), TIER_OK);
@@ -1355,7 +1310,7 @@ Test(zones, do_not_coalesce_the_halves_of_a_block_on_either_side_of_a_border)
 {
     struct tier_zone_range ranges[2];
 
-    set_up_map(MIDDLE, 8);
+    set_up_span(MIDDLE, 8);
     ranges[0] = range_of("", MIDDLE, MIDDLE + 1); /* buddy of page 1 */
     ranges[1] = range_of("", MIDDLE + 1, MIDDLE + 8);
     cr_assert_eq(tier_zones_init(&zones, &map, ranges, 2), TIER_OK);
@@ -1716,7 +1671,7 @@ Test(zones, tell_nobody_until_there_is_a_callback)
 {
     struct tier_zone_range range = range_of("", FIRST, FIRST + 9);
 
-    set_up_map(FIRST, SPAN);
+    set_up_span(FIRST, SPAN);
     cr_assert_eq(tier_zones_init(&zones, &map, &range, 1), TIER_OK);
     add_pages(FIRST, FIRST + 9);
     mark(0, 0, 9, 9);
@@ -2072,7 +2027,7 @@ Test(zones, dump_a_line_for_each)
     static struct text expected;
     struct tier_zone_range ranges[3];
 
-    set_up_map(MIDDLE, 20);
+    set_up_span(MIDDLE, 20);
     ranges[0] = range_of("DMA", MIDDLE, MIDDLE + 9);
     ranges[1] = range_of("A long name", MIDDLE + 9, MIDDLE + 10);
     ranges[2] = range_of(NULL, MIDDLE + 10, MIDDLE + 20);
@@ -2257,7 +2212,7 @@ Test(zones, check_sees_that_there_are_none)
 {
     struct tier_zone_range range = range_of("", FIRST, FIRST + 9);
 
-    set_up_map(FIRST, SPAN);
+    set_up_span(FIRST, SPAN);
     cr_assert_eq(tier_zones_init(&zones, &map, &range, 1), TIER_OK);
     cr_assert(check_sees_all(&zones.count, sizeof(zones.count)));
 }
