@@ -2048,3 +2048,32 @@ Test(buddy, dumps_the_free_blocks_of_each_order)
     }
     cr_assert_eq(dump.text[dump.length - 1], '\n');
 }
+
+Test(buddy, removes_what_was_added_from_address_zero_on)
+{
+    set_up(0, 8);
+    cr_assert_eq(tier_buddy_add(&buddy, NULL, bytes_of(8)), TIER_OK);
+    cr_assert_eq(stats_now().managed_pages, 7U);
+    cr_assert_eq(tier_buddy_remove(&buddy, NULL, bytes_of(1)),
+                 TIER_ERR_INVALID);
+    cr_assert_eq(tier_buddy_remove(&buddy, NULL, bytes_of(8)), TIER_OK);
+    cr_assert_eq(stats_now().managed_pages, 0U);
+}
+
+Test(buddy, refuses_the_memory_of_its_own_map)
+{
+    void *const inside = test_align(metadata_room, TIER_PAGE_SIZE);
+    const size_t bytes = sizeof(metadata_room);
+
+    if (bytes < TIER_PAGE_SIZE * 2) {
+        return; /* it may hold no whole page */
+    }
+    cr_assert_eq(tier_pagemap_init(&map, (uintptr_t)metadata_room, bytes,
+                                   inside, TIER_PAGE_SIZE),
+                 TIER_OK);
+    tier_buddy_init(&buddy, &map);
+    cr_assert_eq(tier_buddy_add(&buddy, metadata_room, bytes),
+                 TIER_ERR_OVERLAP);
+    cr_assert_eq(stats_now().managed_pages, 0U);
+    cr_assert(tier_buddy_check(&buddy));
+}

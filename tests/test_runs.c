@@ -1254,7 +1254,7 @@ Test(runs, of_any_length_come_and_go_in_a_huge_region)
 
 Test(runs, lie_in_exact_bins_at_first_and_in_eight_per_doubling_then)
 {
-    const size_t longest = (size_t)3 << MAX_ORDER;
+    const size_t longest = (size_t)2 << MAX_ORDER;
     size_t step = 4;
     size_t bin = 31;
 

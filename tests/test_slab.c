@@ -1399,3 +1399,42 @@ Test(slab, costs_little_beside_the_objects)
 }
 
 #endif
+
+/* --- Misuse of tiers and caches ------------------------------------------- */
+
+#if TIERALLOC_CHECKS
+Test(slab, refuses_the_object_of_another_slab_tier)
+{
+    static struct tier_slab other;
+    const struct tier_page_source source = {shelf_acquire, shelf_release,
+                                            &shelf};
+
+    set_up(ARENA_PAGES);
+    tier_slab_init(&other, &map, &source);
+    void *const object = tier_slab_alloc(&slab, 64);
+
+    cr_assert_not_null(object);
+    cr_assert_eq(tier_slab_free(&other, object), TIER_ERR_FOREIGN);
+    cr_assert_eq(tier_slab_free_sized(&other, object, 64), TIER_ERR_FOREIGN);
+    cr_assert_eq(tier_slab_usable_size(&other, object), 0U);
+    cr_assert_eq(tier_slab_free(&slab, object), TIER_OK);
+}
+#endif
+
+Test(slab, refuses_to_make_or_destroy_a_cache_twice)
+{
+    static struct tier_cache one;
+    static struct tier_cache two;
+
+    set_up(ARENA_PAGES);
+    cr_assert_eq(tier_cache_init(&one, &slab, "one", 64, 8), TIER_OK);
+    cr_assert_eq(tier_cache_init(&two, &slab, "two", 64, 8), TIER_OK);
+    cr_assert_eq(tier_cache_init(&one, &slab, "one", 64, 8), TIER_ERR_IN_USE);
+    cr_assert_eq(tier_cache_destroy(&one), TIER_OK);
+    cr_assert_eq(tier_cache_destroy(&one), TIER_ERR_INVALID);
+    cr_assert_eq(tier_cache_destroy(&two), TIER_OK);
+    cr_assert_eq(tier_cache_destroy(&two), TIER_ERR_INVALID);
+    cr_assert_eq(tier_cache_init(&one, &slab, "one", 64, 8), TIER_OK);
+    (void)tier_slab_trim(&slab);
+    cr_assert(tier_slab_check(&slab));
+}

@@ -1761,3 +1761,73 @@ Test(tieralloc, check_sees_a_block_that_is_not_counted)
     heap.live_pages++;
     cr_assert(tier_check(&heap));
 }
+
+/* --- What a fresh reader tried -------------------------------------------- */
+
+Test(tieralloc, refuses_the_memory_of_its_own_map)
+{
+    const size_t map_bytes = tier_map_bytes((uintptr_t)arena, ARENA_BYTES);
+
+    set_up(ARENA_PAGES);
+    const struct tier_stats before = stats_of(&heap);
+
+    cr_assert_eq(tier_add_region(&heap, arena, TIER_PAGE_SIZE),
+                 TIER_ERR_OVERLAP);
+    cr_assert_eq(stats_of(&heap).managed_pages, before.managed_pages);
+
+    /* The same with a map that the caller placed in the middle. */
+    unsigned char *const inside = arena + 3 * TIER_PAGE_SIZE;
+
+    cr_assert_eq(
+        tier_init(&heap, (uintptr_t)arena, ARENA_BYTES, inside, map_bytes),
+        TIER_OK);
+    cr_assert_eq(tier_add_region(&heap, arena, ARENA_BYTES), TIER_ERR_OVERLAP);
+    cr_assert_eq(tier_add_region(&heap, arena, 3 * TIER_PAGE_SIZE), TIER_OK);
+    cr_assert(tier_check(&heap));
+}
+
+Test(tieralloc, asks_no_more_of_empty_slabs_than_can_help)
+{
+    set_up(ARENA_PAGES);
+    cr_assert_eq(tier_free(&heap, tier_alloc(&heap, 64)), TIER_OK);
+    const struct tier_stats kept = stats_of(&heap);
+
+    cr_assert(kept.slab_pages != 0);
+    cr_assert_null(tier_alloc_pages(&heap, TIERALLOC_MAX_ORDER + 1));
+    cr_assert_eq(tier_remove_region(&heap, arena, 0), TIER_ERR_INVALID);
+    cr_assert_eq(stats_of(&heap).slab_pages, kept.slab_pages);
+}
+
+Test(tieralloc, frees_a_page_by_its_own_size_only)
+{
+    set_up(ARENA_PAGES);
+    void *const page = tier_alloc_pages(&heap, 0);
+
+    cr_assert_eq(tier_free_sized(&heap, page, 1), TIER_ERR_WRONG_SIZE);
+    cr_assert_eq(tier_free_sized(&heap, page, TIER_PAGE_SIZE), TIER_OK);
+}
+
+Test(tieralloc, zeroes_the_one_byte_that_none_counts_as)
+{
+    void *memory;
+
+    set_up(ARENA_PAGES);
+    memory = tier_alloc(&heap, 0);
+    memset(memory, 0x5A, 1);
+    cr_assert_eq(tier_free(&heap, memory), TIER_OK);
+    cr_assert_eq(tier_try_alloc(&heap, 0, TIER_ZERO, &memory), TIER_OK);
+    cr_assert_eq(*(unsigned char *)memory, 0U);
+}
+
+Test(tieralloc, counts_no_failure_when_it_shrinks_in_place)
+{
+    set_up(ARENA_PAGES);
+    void *const block = tier_alloc(&heap, TIER_PAGE_SIZE * 2);
+
+    while (tier_alloc_pages(&heap, 0) != NULL) {
+    }
+    const struct tier_stats before = stats_of(&heap);
+
+    cr_assert_eq(tier_realloc(&heap, block, 8), block);
+    cr_assert_eq(stats_of(&heap).failed_allocs, before.failed_allocs);
+}

@@ -1084,7 +1084,33 @@ Test(zones, may_reach_from_one_end_of_memory_to_its_other)
     cr_assert_eq(tier_zones_zone_of(&zones, address_of(1)), 0);
     add_pages(0, 21);
     cr_assert_eq(take_all(1, 0), 20U);
-    cr_assert_eq(remove_pages(0, 2), TIER_ERR_FOREIGN);
+    cr_assert_eq(remove_pages(0, 2), TIER_ERR_IN_USE);
+    cr_assert_eq(remove_pages(0, 1), TIER_ERR_INVALID);
+    for (uintptr_t page = 1; page < 21; page++) {
+        cr_assert_eq(tier_zones_free(&zones, address_of(page)), TIER_OK);
+    }
+    cr_assert_eq(remove_pages(0, 21), TIER_OK, "as it was added");
+}
+
+Test(zones, refuse_the_memory_of_their_own_map)
+{
+    struct tier_zone_range whole;
+    void *const inside = test_align(metadata_room, TIER_PAGE_SIZE);
+
+    whole.name = "all";
+    whole.base = (uintptr_t)metadata_room;
+    whole.bytes = sizeof(metadata_room);
+    if (whole.bytes < TIER_PAGE_SIZE * 2) {
+        return; /* it may hold no whole page */
+    }
+    memset(&map, 0xA5, sizeof(map));
+    cr_assert_eq(tier_pagemap_init(&map, whole.base, whole.bytes, inside,
+                                   TIER_PAGE_SIZE),
+                 TIER_OK);
+    cr_assert_eq(tier_zones_init(&zones, &map, &whole, 1), TIER_OK);
+    cr_assert_eq(tier_zones_add(&zones, metadata_room, sizeof(metadata_room)),
+                 TIER_ERR_OVERLAP);
+    cr_assert(tier_zones_check(&zones));
 }
 
 Test(zones, begin_with_nothing)

@@ -81,7 +81,8 @@ TIERALLOC_API void tier_buddy_init(struct tier_buddy *buddy,
  *   TIER_ERR_OVERFLOW  base + bytes passes the end of the address space;
  *   TIER_ERR_INVALID   the range holds no whole page;
  *   TIER_ERR_FOREIGN   the range leaves the span of the map;
- *   TIER_ERR_OVERLAP   a page of it is held already, free or not.
+ *   TIER_ERR_OVERLAP   a page of it is held already, free or not, or holds
+ *                      part of the map.
  */
 TIERALLOC_API enum tier_status tier_buddy_add(struct tier_buddy *buddy,
                                               void *base, size_t bytes);
@@ -428,12 +429,10 @@ TIER_INLINE_ void tier_buddy_put_(struct tier_buddy *buddy, size_t index,
     }
 }
 
-/* Order of the largest aligned block that starts at begin, within end. */
-static unsigned tier_buddy_fit_(const struct tier_buddy *buddy, size_t begin,
-                                size_t end)
+/* Order of the largest block, from `order` on, that fits at the begin. */
+TIER_INLINE_ unsigned tier_buddy_fit_(const struct tier_buddy *buddy,
+                                      size_t begin, size_t end, unsigned order)
 {
-    unsigned order = 0;
-
     while (tier_order_can_grow_(order) &&
            ((begin + buddy->map.skew) & tier_order_pages_(order)) == 0 &&
            end - begin >= tier_order_pages_(order + 1)) {
@@ -442,15 +441,24 @@ static unsigned tier_buddy_fit_(const struct tier_buddy *buddy, size_t begin,
     return order;
 }
 
-/* Make the pages [from, to) free, in as few blocks as they allow. */
+/*
+ * Make the pages [from, to) free, in as few blocks as they allow. The lowest is
+ * linked last and so handed out first: what is left of one block then lies
+ * beside the next.
+ */
 static void tier_buddy_release_(struct tier_buddy *buddy, size_t from,
                                 size_t to)
 {
     while (from < to) {
-        unsigned order = tier_buddy_fit_(buddy, from, to);
+        unsigned order = 0;
 
-        tier_buddy_coalesce_(buddy, from, order);
-        from += tier_order_pages_(order);
+        while (tier_order_can_grow_(order) &&
+               ((to + buddy->map.skew) & tier_order_pages_(order)) == 0 &&
+               to - from >= tier_order_pages_(order + 1)) {
+            order++;
+        }
+        to -= tier_order_pages_(order);
+        tier_buddy_coalesce_(buddy, to, order);
     }
 }
 
@@ -503,7 +511,8 @@ TIERALLOC_API enum tier_status tier_buddy_add(struct tier_buddy *buddy,
     if (!tier_buddy_range_(buddy, &range, &begin, &end)) {
         return TIER_ERR_FOREIGN;
     }
-    if (tier_pagemap_held_(&buddy->map, begin) ||
+    if (tier_pagemap_lies_in_(&buddy->map, &range) ||
+        tier_pagemap_held_(&buddy->map, begin) ||
         tier_find_nonzero_(buddy->map.kind, begin, end) != end) {
         return TIER_ERR_OVERLAP;
     }
@@ -612,18 +621,10 @@ TIER_INLINE_ void tier_buddy_pop_(struct tier_buddy *buddy, unsigned order)
     }
 }
 
-TIERALLOC_API void *tier_buddy_alloc(struct tier_buddy *buddy, unsigned order)
+/* Unlink a block of an order, split from a larger one if need be. One is free. */
+TIER_INLINE_ size_t tier_buddy_take_(struct tier_buddy *buddy, unsigned order)
 {
-    if (TIER_UNLIKELY_(order > TIERALLOC_MAX_ORDER)) {
-        buddy->refused_allocs++;
-        return NULL;
-    }
     uint32_t fitting = buddy->orders >> order;
-
-    if (TIER_UNLIKELY_(fitting == 0)) {
-        buddy->failed_allocs++;
-        return NULL;
-    }
     unsigned from = order;
 
     if ((fitting & 1) == 0) {
@@ -636,7 +637,30 @@ TIERALLOC_API void *tier_buddy_alloc(struct tier_buddy *buddy, unsigned order)
         from--;
         tier_buddy_link_(buddy, index + tier_order_pages_(from), from);
     }
-    return tier_buddy_hand_out_(buddy, index, order);
+    return index;
+}
+
+/* Take a block for a tier that marks its pages itself. One is free. */
+TIER_INLINE_ size_t tier_buddy_lend_(struct tier_buddy *buddy, unsigned order)
+{
+    size_t index = tier_buddy_take_(buddy, order);
+
+    tier_buddy_took_(buddy, tier_order_pages_(order));
+    buddy->map.kind[index] = TIER_KIND_NONE;
+    return index;
+}
+
+TIERALLOC_API void *tier_buddy_alloc(struct tier_buddy *buddy, unsigned order)
+{
+    if (TIER_UNLIKELY_(order > TIERALLOC_MAX_ORDER)) {
+        buddy->refused_allocs++;
+        return NULL;
+    }
+    if (TIER_UNLIKELY_(buddy->orders >> order == 0)) {
+        buddy->failed_allocs++;
+        return NULL;
+    }
+    return tier_buddy_hand_out_(buddy, tier_buddy_take_(buddy, order), order);
 }
 
 /* First page from `index` on at which a block of an order may begin. */

@@ -39,7 +39,8 @@
 
 /*
  * Largest size in bytes that the slab tier serves; larger requests become
- * page blocks. A power of two, 256 to 32768. [layout]
+ * page blocks. A power of two, 256 to 32768; at most sixteen pages, at most the
+ * largest block, at most 2^(32 - TIERALLOC_PAGE_SHIFT). [layout]
  */
 #ifndef TIERALLOC_OBJECT_MAX
 #define TIERALLOC_OBJECT_MAX 4096

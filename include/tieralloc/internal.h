@@ -116,20 +116,21 @@ TIER_INLINE_ bool tier_is_aligned_(uintptr_t address, size_t alignment)
 TIER_INLINE_ void tier_zero_(void *memory, size_t bytes)
 {
     unsigned char *at = (unsigned char *)memory;
-    const unsigned char *const end = at + bytes;
+    size_t i = 0; /* no pointer past the end: that may be the end of memory */
 
-    while (at != end && !tier_is_aligned_((uintptr_t)at, sizeof(tier_word_))) {
-        *at++ = 0;
-        TIER_OPAQUE_(at);
+    for (;
+         i < bytes && !tier_is_aligned_((uintptr_t)at + i, sizeof(tier_word_));
+         i++) {
+        at[i] = 0;
+        TIER_OPAQUE_(i);
     }
-    while ((size_t)(end - at) >= sizeof(tier_word_)) {
-        *(tier_alias_word_ *)(void *)at = 0;
-        at += sizeof(tier_word_);
-        TIER_OPAQUE_(at);
+    for (; bytes - i >= sizeof(tier_word_); i += sizeof(tier_word_)) {
+        *(tier_alias_word_ *)(void *)(at + i) = 0;
+        TIER_OPAQUE_(i);
     }
-    while (at != end) {
-        *at++ = 0;
-        TIER_OPAQUE_(at);
+    for (; i < bytes; i++) {
+        at[i] = 0;
+        TIER_OPAQUE_(i);
     }
 }
 
@@ -180,21 +181,18 @@ TIER_INLINE_ void tier_copy_(void *to, const void *from, size_t bytes)
 {
     unsigned char *out = (unsigned char *)to;
     const unsigned char *in = (const unsigned char *)from;
+    size_t i = 0;
 
     if (tier_is_aligned_((uintptr_t)out | (uintptr_t)in, sizeof(tier_word_))) {
-        while (bytes >= sizeof(tier_word_)) {
-            *(tier_alias_word_ *)(void *)out =
-                *(const tier_alias_word_ *)(const void *)in;
-            out += sizeof(tier_word_);
-            in += sizeof(tier_word_);
-            bytes -= sizeof(tier_word_);
-            TIER_OPAQUE_(out);
+        for (; bytes - i >= sizeof(tier_word_); i += sizeof(tier_word_)) {
+            *(tier_alias_word_ *)(void *)(out + i) =
+                *(const tier_alias_word_ *)(const void *)(in + i);
+            TIER_OPAQUE_(i);
         }
     }
-    while (bytes != 0) {
-        *out++ = *in++;
-        bytes--;
-        TIER_OPAQUE_(out);
+    for (; i < bytes; i++) {
+        out[i] = in[i];
+        TIER_OPAQUE_(i);
     }
 }
 

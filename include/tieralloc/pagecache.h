@@ -161,15 +161,20 @@ TIER_INLINE_ void *tier_pagecache_pop_(struct tier_pagecache *cache)
     return tier_pagemap_address_(&cache->map, index);
 }
 
-/* Give up to `pages` pages back to the buddy. */
+/* Give the pages that waited longest back to the buddy; there are as many. */
 static void tier_pagecache_give_(struct tier_pagecache *cache, size_t pages)
 {
     TIERALLOC_LOCK(cache->lock);
-    for (; pages > 0 && cache->count > 0; pages--) {
-        tier_buddy_put_(cache->buddy, cache->page[--cache->count], 0);
+    for (size_t i = 0; i < pages; i++) {
+        tier_buddy_put_(cache->buddy, cache->page[i], 0);
     }
-    cache->drains++;
     TIERALLOC_UNLOCK(cache->lock);
+    cache->drains++;
+    cache->count -= pages;
+    for (size_t i = 0; i < cache->count; i++) {
+        cache->page[i] = cache->page[i + pages];
+        TIER_OPAQUE_(i);
+    }
 }
 
 TIERALLOC_API size_t tier_pagecache_drain(struct tier_pagecache *cache)

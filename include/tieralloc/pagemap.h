@@ -168,7 +168,10 @@ TIER_INLINE_ enum tier_status tier_page_cover_(uintptr_t base, size_t bytes,
     }
     range->begin = base >> TIERALLOC_PAGE_SHIFT;
     range->end = (last >> TIERALLOC_PAGE_SHIFT) + 1;
-    return TIER_OK;
+    if (range->begin == 0) {
+        range->begin = 1; /* as in tier_page_range_ */
+    }
+    return range->begin < range->end ? TIER_OK : TIER_ERR_INVALID;
 }
 
 /* The pages of a span, which a map can hold. */
@@ -223,6 +226,16 @@ TIERALLOC_API enum tier_status tier_pagemap_init(struct tier_pagemap *map,
     map->kind = (uint8_t *)(map->entry + map->pages);
     tier_clear_(map->kind, map->pages);
     return TIER_OK;
+}
+
+/* True when a range of pages holds memory of the map itself. */
+TIER_INLINE_ bool tier_pagemap_lies_in_(const struct tier_pagemap *map,
+                                        const struct tier_page_range_ *range)
+{
+    uintptr_t last = (uintptr_t)(map->kind + map->pages - 1);
+
+    return (uintptr_t)map->entry >> TIERALLOC_PAGE_SHIFT < range->end &&
+           last >> TIERALLOC_PAGE_SHIFT >= range->begin;
 }
 
 /* Let a tier hold a map by value. */

@@ -35,12 +35,11 @@ extern "C" {
 #define TIER_RUN_MAX ((size_t)1 << TIERALLOC_MAX_ORDER)
 
 /*
- * Bins: one per length up to 32, then eight per doubling. A free run is shorter
- * than three of the largest blocks: one just borrowed, and on either side one
- * that held no whole block.
+ * Bins: one per length up to 32, then eight per doubling. A free run holds no
+ * whole block, and so is shorter than two of the largest.
  */
 #define TIER_RUN_BINS \
-    (32 + (TIERALLOC_MAX_ORDER < 4 ? 1 : TIERALLOC_MAX_ORDER - 3) * 8)
+    (32 + (TIERALLOC_MAX_ORDER < 5 ? 1 : TIERALLOC_MAX_ORDER - 4) * 8)
 
 /* Words of the mask of bins. */
 #define TIER_RUN_WORDS ((TIER_RUN_BINS + 31) / 32)
@@ -78,7 +77,11 @@ struct tier_runs_stats {
  * Make *runs a tier of runs over blocks of *buddy, holding nothing yet.
  *
  * Memory is lent in blocks of 2^lend_order pages, or smaller ones when there
- * are none. Both structs must not move afterwards. O(bins).
+ * are none. Both structs must not move afterwards; a buddy lends to one tier of
+ * runs only, since the map does not say whose run a page is of. O(bins).
+ *
+ * A lend_order of TIERALLOC_MAX_ORDER packs best; one below the longest common
+ * run packs no better than buddies.
  *
  * Returns TIER_OK, or TIER_ERR_INVALID with *runs untouched when lend_order
  * exceeds TIERALLOC_MAX_ORDER.
@@ -108,7 +111,8 @@ TIERALLOC_API size_t tier_runs_trim(struct tier_runs *runs);
 TIERALLOC_API void *tier_runs_alloc(struct tier_runs *runs, size_t pages);
 
 /*
- * Free a run; NULL is a no-op. O(1) plus at most two frees of the buddy.
+ * Free a run; NULL is a no-op. O(1), and O(TIERALLOC_MAX_ORDER) when whole blocks
+ * go back to the buddy.
  *
  * Returns TIER_OK, or with nothing but a counter changed:
  *   TIER_ERR_FOREIGN      not in a page of this tier's runs;
@@ -128,7 +132,7 @@ TIERALLOC_API enum tier_status tier_runs_free(struct tier_runs *runs,
  * Returns TIER_OK, or with nothing but a counter changed:
  *   TIER_ERR_INVALID    pages is 0;
  *   TIER_ERR_TOO_LARGE  pages exceeds TIER_RUN_MAX;
- *   TIER_ERR_IN_USE     the pages behind are not free for it;
+ *   TIER_ERR_IN_USE     the pages behind are in use, or not lent to the runs;
  *   or what tier_runs_free returns for a wrong pointer.
  */
 TIERALLOC_API enum tier_status tier_runs_resize(struct tier_runs *runs,
@@ -426,8 +430,12 @@ TIER_NOINLINE_ static void tier_run_settle_long_(struct tier_runs *runs,
         if (window > index) {
             tier_run_link_(runs, index, window - index);
         }
-        for (index = window; index + block <= end; index += block) {
-            tier_run_give_back_(runs, index, runs->lend_order);
+        for (index = window; index + block <= end;) {
+            unsigned order =
+                tier_buddy_fit_(runs->buddy, index, end, runs->lend_order);
+
+            tier_run_give_back_(runs, index, order);
+            index += tier_order_pages_(order);
         }
     }
     if (index < end) {
@@ -498,13 +506,11 @@ static size_t tier_run_borrow_(struct tier_runs *runs, size_t pages,
     if (order < 0) {
         return 0;
     }
-    void *block = tier_buddy_alloc(runs->buddy, (unsigned)order);
     size_t length = tier_order_pages_((unsigned)order);
 
-    *index = tier_pagemap_index_(&runs->map, block);
+    *index = tier_buddy_lend_(runs->buddy, (unsigned)order);
     runs->held_pages += length;
     runs->free_pages += length;
-    runs->map.kind[*index] = TIER_KIND_NONE;
     tier_run_join_(runs, index, &length);
     return length;
 }
@@ -520,7 +526,7 @@ TIERALLOC_API size_t tier_runs_trim(struct tier_runs *runs)
 
             tier_run_unlink_(runs, index, end - index);
             while (index < end) {
-                unsigned order = tier_buddy_fit_(runs->buddy, index, end);
+                unsigned order = tier_buddy_fit_(runs->buddy, index, end, 0);
 
                 tier_run_give_back_(runs, index, order);
                 index += tier_order_pages_(order);
@@ -615,7 +621,7 @@ TIER_INLINE_ size_t tier_run_used_(const struct tier_runs *runs,
     return kind == TIER_KIND_RUN_PAGE;
 }
 
-/* Why a pointer is not the start of a used run. O(pages of the run); cold. */
+/* Why a pointer is not the start of a used run. O(TIER_RUN_MAX); cold. */
 TIER_NOINLINE_ static enum tier_status tier_run_explain_(
     const struct tier_runs *runs, const void *run)
 {
@@ -631,7 +637,8 @@ TIER_NOINLINE_ static enum tier_status tier_run_explain_(
     }
     size_t head = index;
 
-    while (head > 0 && runs->map.kind[head] == TIER_KIND_NONE) {
+    while (head > 0 && runs->map.kind[head] == TIER_KIND_NONE &&
+           index - head < TIER_RUN_MAX * 2) {
         head--;
     }
     size_t length = tier_pagemap_extent_(&runs->map, head);

@@ -47,9 +47,13 @@ extern "C" {
 /* Most pages in a slab. */
 #define TIER_SLAB_PAGES_MAX 16
 
-/* Caches of descriptors: for slabs of up to 64, 256, 1024, 4096 objects. */
-#define TIER_SLAB_META_CACHES \
-    (TIERALLOC_PAGE_SHIFT <= 11 ? 2 : TIERALLOC_PAGE_SHIFT <= 13 ? 3 : 4)
+/* Caches of descriptors: for slabs of up to 64, 256, 1024, ... objects. */
+#define TIER_SLAB_META_CACHES         \
+    (TIERALLOC_PAGE_SHIFT <= 11   ? 2 \
+     : TIERALLOC_PAGE_SHIFT <= 13 ? 3 \
+     : TIERALLOC_PAGE_SHIFT <= 15 ? 4 \
+     : TIERALLOC_PAGE_SHIFT <= 17 ? 5 \
+                                  : 6)
 
 struct tier_slab;
 struct tier_slab_desc_;
@@ -124,6 +128,7 @@ TIERALLOC_API void tier_slab_init(struct tier_slab *slab,
  * The cache and its name must stay where they are until tier_cache_destroy.
  *
  * Returns TIER_OK, or with nothing changed:
+ *   TIER_ERR_IN_USE     *cache is a cache of this slab tier already;
  *   TIER_ERR_INVALID    object_bytes is 0, or alignment no power of two;
  *   TIER_ERR_TOO_LARGE  the size, rounded up to the alignment, exceeds
  *                       TIERALLOC_OBJECT_MAX, or the alignment a page.
@@ -137,8 +142,8 @@ TIERALLOC_API enum tier_status tier_cache_init(struct tier_cache *cache,
 /*
  * Give back the memory of a cache and forget it.
  *
- * Returns TIER_OK, or TIER_ERR_IN_USE with nothing changed when an object of
- * it is in use.
+ * Returns TIER_OK, or with nothing changed TIER_ERR_IN_USE when an object of it
+ * is in use, TIER_ERR_INVALID when it is destroyed already. O(named caches).
  */
 TIERALLOC_API enum tier_status tier_cache_destroy(struct tier_cache *cache);
 
@@ -251,24 +256,30 @@ struct tier_slab_desc_ {
     struct tier_cache *cache;
     unsigned char *base; /* address of object 0 */
     uint16_t free;       /* objects not in use */
-    uint8_t word;        /* no word of bits below this one is not 0 */
+    uint16_t word;       /* no word of bits below this one is not 0 */
     uint8_t source_kind; /* kind of the first page as the source left it */
     tier_word_ bits[];
 };
 
-/* Most objects in a slab: what the largest descriptor has bits for. */
-#define TIER_SLAB_OBJECTS_MAX_ ((uint32_t)64 << 2 * (TIER_SLAB_META_CACHES - 1))
+/*
+ * Most objects in a slab: what the largest descriptor has bits for, and what
+ * its counter can count. Only 8-byte objects in pages of 512 KiB and above, and
+ * 16-byte ones in pages of 1 MiB, would be more.
+ */
+#define TIER_SLAB_OBJECTS_MAX_ \
+    (((uint32_t)64 << 2 * (TIER_SLAB_META_CACHES - 1)) - 1)
 
 /* The class that pages of named caches show in the map. */
 #define TIER_SLAB_NAMED_ 0x7FU
 
 _Static_assert(TIER_SLAB_CLASSES <= TIER_SLAB_NAMED_,
                "a size class fits beside its kind");
-_Static_assert(TIER_SLAB_OBJECTS_MAX_ / TIER_WORD_BITS_ <= UINT8_MAX,
-               "the index of a word of bits fits a byte");
+_Static_assert(TIER_SLAB_OBJECTS_MAX_ <= UINT16_MAX,
+               "a number of objects, and an index of a word of bits, fits");
 _Static_assert(TIERALLOC_OBJECT_MAX <= (uint64_t)1
                                            << (32 - TIERALLOC_PAGE_SHIFT),
-               "offset * reciprocal is exact in a slab of one page");
+               "offset * reciprocal is exact in a slab of one page: "
+               "lower TIERALLOC_OBJECT_MAX");
 
 _Static_assert(TIERALLOC_OBJECT_MAX <= TIER_SLAB_PAGES_MAX * TIER_PAGE_SIZE &&
                    TIERALLOC_OBJECT_MAX <= TIER_BLOCK_MAX,
@@ -488,12 +499,27 @@ TIERALLOC_API void tier_slab_init(struct tier_slab *slab,
     }
 }
 
+/* The link to a named cache; one that is NULL when it is not on the list. */
+static struct tier_cache **tier_cache_find_(struct tier_slab *slab,
+                                            const struct tier_cache *cache)
+{
+    struct tier_cache **at = &slab->named;
+
+    while (*at != NULL && *at != cache) {
+        at = &(*at)->next;
+    }
+    return at;
+}
+
 TIERALLOC_API enum tier_status tier_cache_init(struct tier_cache *cache,
                                                struct tier_slab *slab,
                                                const char *name,
                                                size_t object_bytes,
                                                size_t alignment)
 {
+    if (*tier_cache_find_(slab, cache) != NULL) {
+        return TIER_ERR_IN_USE;
+    }
     if (object_bytes == 0 || alignment == 0 ||
         (alignment & (alignment - 1)) != 0) {
         return TIER_ERR_INVALID;
@@ -559,7 +585,7 @@ TIER_INLINE_ void *tier_cache_take_(struct tier_cache *cache,
     size_t index = word * TIER_WORD_BITS_ + tier_ctz_word_(bits);
 
     desc->bits[word] = bits & (bits - 1);
-    desc->word = (uint8_t)word;
+    desc->word = (uint16_t)word;
     cache->live++;
     if (--desc->free == 0) {
         tier_cache_unlink_(cache, desc);
@@ -665,7 +691,7 @@ TIER_INLINE_ void tier_cache_put_(struct tier_cache *cache,
 
     desc->bits[word] |= (tier_word_)1 << index % TIER_WORD_BITS_;
     if (word < desc->word) {
-        desc->word = (uint8_t)word;
+        desc->word = (uint16_t)word;
     }
     cache->live--;
     if (desc->free++ == 0) {
@@ -787,8 +813,15 @@ TIER_INLINE_ struct tier_slab_desc_ *tier_slab_find_(
         return NULL;
     }
     uintptr_t page = tier_pagemap_index_(&slab->map, object);
+    struct tier_slab_desc_ *desc =
+        (struct tier_slab_desc_ *)slab->map.entry[page].slab;
 
-    return (struct tier_slab_desc_ *)slab->map.entry[page].slab;
+#if TIERALLOC_CHECKS
+    if (TIER_UNLIKELY_(desc->cache->slab != slab)) {
+        return NULL;
+    }
+#endif
+    return desc;
 }
 
 /* Find the object at an address, which lies in the slab; say what is wrong. */
@@ -924,15 +957,15 @@ TIERALLOC_API size_t tier_slab_trim(struct tier_slab *slab)
 TIERALLOC_API enum tier_status tier_cache_destroy(struct tier_cache *cache)
 {
     struct tier_slab *slab = cache->slab;
-    struct tier_cache **at = &slab->named;
+    struct tier_cache **at = tier_cache_find_(slab, cache);
 
+    if (*at == NULL) {
+        return TIER_ERR_INVALID;
+    }
     if (cache->live != 0) {
         return TIER_ERR_IN_USE;
     }
     tier_cache_trim_(slab, cache);
-    while (*at != cache) {
-        at = &(*at)->next;
-    }
     *at = cache->next;
     return TIER_OK;
 }

@@ -57,8 +57,8 @@ struct tier_allocator {
 
 /*
  * A snapshot of an allocator. The first group is what is live now, and equals
- * its earlier value once everything since is freed or rolled back; the second
- * tells what has happened.
+ * its earlier value once everything since is rolled back, or is freed and
+ * tier_trim called; the second tells what has happened.
  */
 struct tier_stats {
     size_t managed_pages;   /* pages in regions, metadata not included */
@@ -70,7 +70,7 @@ struct tier_stats {
     size_t live_blocks;                          /* page blocks in use */
     size_t live_bytes;                           /* usable bytes in both */
 
-    size_t peak_used_pages; /* most pages in use since a region was added */
+    size_t peak_used_pages; /* most pages in use since a region came or went */
     size_t failed_allocs;   /* requests that ended without memory */
     size_t refused_frees;   /* frees that ended with a status */
 };
@@ -114,8 +114,8 @@ TIERALLOC_API enum tier_status tier_add_region(struct tier_allocator *allocator,
 /*
  * Take the memory [base, base + bytes) away again, widened to whole pages.
  *
- * Empty slabs that were kept are given up first. Any part of what was added
- * may be removed, but for the map.
+ * If need be, empty slabs that were kept are given up first. Any part of what
+ * was added may be removed, but for the map.
  *
  * Returns TIER_OK, or TIER_ERR_OVERFLOW, _INVALID, _FOREIGN as for adding, or
  * TIER_ERR_IN_USE when a page of it is in use or in no region.
@@ -167,8 +167,9 @@ TIERALLOC_API void *tier_alloc_pages(struct tier_allocator *allocator,
 /*
  * Make an allocation `bytes` bytes large, moving it if need be.
  *
- * The contents up to the smaller size are kept. `memory` NULL allocates;
- * `bytes` 0 counts as 1 and never frees. Shrinking never fails.
+ * The contents up to the smaller size are kept; an alignment asked for by
+ * tier_alloc_aligned is not. `memory` NULL allocates; `bytes` 0 counts as 1 and
+ * never frees. Shrinking never fails.
  *
  * Returns the memory at its new place, or NULL with the allocation as it was:
  * when there is no memory, or when `memory` is not an allocation in use.
@@ -207,6 +208,9 @@ TIERALLOC_API size_t tier_trim(struct tier_allocator *allocator);
 /*
  * Allocate as a step of a transaction: freed again if it is rolled back.
  *
+ * Until it is committed, free or resize the memory by tier_tx_free only: the
+ * rollback would free whatever lies at the address by then.
+ *
  * A rollback also returns the slabs that its allocations made necessary, so
  * that the live counters of tier_stats are what they were at the beginning.
  * (An allocation that finds no page gives up kept empty slabs first: pages of
@@ -222,7 +226,8 @@ TIERALLOC_API enum tier_status tier_tx_alloc(struct tier_tx *tx,
 /*
  * Free an allocation when the transaction commits; NULL is a no-op.
  *
- * Until then it stays in use, so a rollback keeps it as it is.
+ * Until then it stays in use, so a rollback keeps it as it is; neither free nor
+ * resize it meanwhile, nor in another transaction.
  *
  * Returns TIER_OK, or with nothing but a counter changed what tier_free would
  * return (TIER_ERR_DOUBLE_FREE also if this transaction frees it already), or
@@ -251,7 +256,10 @@ TIERALLOC_API void tier_stats(struct tier_allocator *allocator,
  */
 TIERALLOC_API bool tier_check(struct tier_allocator *allocator);
 
-/* Write the state as text: pages, free blocks by order, slabs by class. */
+/*
+ * Write the state as text: pages, free blocks by order, slabs by class. `put`
+ * is called under the lock and must not call the allocator.
+ */
 TIERALLOC_API void tier_dump(struct tier_allocator *allocator, tier_put put,
                              void *context);
 
@@ -355,7 +363,9 @@ static enum tier_status tier_carve_map_(struct tier_allocator *allocator,
 {
     size_t map_bytes =
         tier_pagemap_bytes(allocator->span_base, allocator->span_bytes);
-    size_t skip = -*base & (sizeof(union tier_page_entry) - 1);
+    size_t skip = *base < TIER_PAGE_SIZE /* page 0 is never used */
+                      ? TIER_PAGE_SIZE - *base
+                      : -*base & (sizeof(union tier_page_entry) - 1);
     struct tier_page_range_ range;
 
     if (*bytes < skip || *bytes - skip < map_bytes ||
@@ -417,8 +427,10 @@ TIERALLOC_API enum tier_status tier_remove_region(
     enum tier_status status;
 
     TIERALLOC_LOCK(&allocator->lock);
-    (void)tier_slab_trim(&allocator->slab);
     status = tier_buddy_remove(&allocator->buddy, base, bytes);
+    if (status == TIER_ERR_IN_USE && tier_slab_trim(&allocator->slab) != 0) {
+        status = tier_buddy_remove(&allocator->buddy, base, bytes);
+    }
     TIERALLOC_UNLOCK(&allocator->lock);
     return status;
 }
@@ -479,7 +491,7 @@ TIERALLOC_API enum tier_status tier_try_alloc(struct tier_allocator *allocator,
 
     TIERALLOC_UNLOCK(&allocator->lock);
     if (status == TIER_OK && (flags & TIER_ZERO) != 0) {
-        tier_zero_(*out, bytes);
+        tier_zero_(*out, bytes + (bytes == 0));
     }
     return status;
 }
@@ -547,7 +559,8 @@ TIERALLOC_API void *tier_alloc_pages(struct tier_allocator *allocator,
     TIERALLOC_LOCK(&allocator->lock);
     void *block = tier_take_block_(allocator, order);
 
-    if (block == NULL && tier_slab_trim(&allocator->slab) != 0) {
+    if (block == NULL && order <= TIERALLOC_MAX_ORDER &&
+        tier_slab_trim(&allocator->slab) != 0) {
         block = tier_take_block_(allocator, order);
     }
     if (block == NULL) {
@@ -607,8 +620,9 @@ static bool tier_block_fits_(const struct tier_allocator *allocator,
 {
     int order = tier_buddy_order(&allocator->buddy, block);
 
-    return order < 0 || (bytes <= TIER_BLOCK_MAX &&
-                         (unsigned)order == tier_order_for_(bytes));
+    return order < 0 || bytes == TIER_PAGE_SIZE << order ||
+           (bytes > TIERALLOC_OBJECT_MAX && bytes <= TIER_BLOCK_MAX &&
+            (unsigned)order == tier_order_for_(bytes));
 }
 
 TIERALLOC_API enum tier_status tier_free_sized(struct tier_allocator *allocator,
@@ -674,11 +688,22 @@ static size_t tier_granted_(size_t bytes)
                                    : 0;
 }
 
+/* A place for fewer bytes; NULL, and nothing counted, when there is none. */
+static void *tier_alloc_smaller_(struct tier_allocator *allocator, size_t bytes)
+{
+    TIERALLOC_LOCK(&allocator->lock);
+    void *memory = tier_take_(allocator, bytes);
+
+    TIERALLOC_UNLOCK(&allocator->lock);
+    return memory;
+}
+
 /* Move an allocation of `old` usable bytes; NULL leaves it as it was. */
 static void *tier_move_(struct tier_allocator *allocator, void *memory,
                         size_t old, size_t bytes)
 {
-    void *moved = tier_alloc(allocator, bytes);
+    void *moved = bytes <= old ? tier_alloc_smaller_(allocator, bytes)
+                               : tier_alloc(allocator, bytes);
 
     if (moved == NULL) {
         return bytes <= old ? memory : NULL;

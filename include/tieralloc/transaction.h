@@ -129,9 +129,10 @@ TIERALLOC_API struct tier_tx_savepoint tier_tx_save(const struct tier_tx *tx);
  * Undo what came after a savepoint of this transaction, newest first; the
  * transaction goes on. O(records undone).
  *
- * Returns TIER_OK, or TIER_ERR_INVALID with nothing undone when the
- * transaction holds fewer steps than at the savepoint: it was committed, or
- * rolled back further, meanwhile.
+ * Requires that the transaction was neither committed nor rolled back beyond
+ * the savepoint meanwhile. Returns TIER_OK, or TIER_ERR_INVALID with nothing
+ * undone when it holds fewer steps than then; that it was emptied and filled
+ * again is not seen.
  */
 TIERALLOC_API enum tier_status tier_tx_rollback_to(
     struct tier_tx *tx, struct tier_tx_savepoint savepoint);

@@ -139,7 +139,8 @@ TIERALLOC_API enum tier_status tier_zones_init(
  *   TIER_ERR_OVERFLOW  base + bytes passes the end of the address space;
  *   TIER_ERR_INVALID   the range holds no whole page;
  *   TIER_ERR_FOREIGN   a page of it is in no zone;
- *   TIER_ERR_OVERLAP   a page of it is held already, free or not.
+ *   TIER_ERR_OVERLAP   a page of it is held already, free or not, or holds
+ *                      part of the map.
  */
 TIERALLOC_API enum tier_status tier_zones_add(struct tier_zones *zones,
                                               void *base, size_t bytes);
@@ -529,6 +530,9 @@ TIERALLOC_API enum tier_status tier_zones_add(struct tier_zones *zones,
     }
     if (!tier_zones_cover_(zones, &range)) {
         return TIER_ERR_FOREIGN;
+    }
+    if (tier_pagemap_lies_in_(&zones->map, &range)) {
+        return TIER_ERR_OVERLAP;
     }
     for (unsigned i = 0; i < zones->count; i++) {
         const struct tier_buddy *buddy = &zones->zone[i].buddy;
