@@ -14,9 +14,13 @@
 
 #define MAX_ORDER TIERALLOC_MAX_ORDER
 
-/* Numbers of the last page of the address space and of the one in its middle */
+/*
+ * Numbers of the last page of the address space, and of one amid it that is
+ * aligned to any block, where no machine of ours has memory: a region must not
+ * hold the metadata of the test.
+ */
 #define TOP    (UINTPTR_MAX >> TIERALLOC_PAGE_SHIFT)
-#define MIDDLE (TOP / 2 + 1)
+#define MIDDLE ((TOP / 4 + 1) * 3)
 
 _Static_assert(TOP / 4 >= SPAN_MAX, "no span of a test wraps around");
 
