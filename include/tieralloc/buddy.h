@@ -378,7 +378,7 @@ TIER_INLINE_ bool tier_buddy_is_free_(const struct tier_buddy *buddy,
                                       size_t index, unsigned order)
 {
     return index < buddy->map.pages &&
-           buddy->map.kind[index] == (TIER_KIND_FREE | order);
+           tier_kind_load_(&buddy->map.kind[index]) == (TIER_KIND_FREE | order);
 }
 
 /*
@@ -402,7 +402,8 @@ TIER_NOINLINE_ static void tier_buddy_coalesce_(struct tier_buddy *buddy,
     for (; tier_order_can_grow_(order); order++, half += half) {
         size_t other = (aligned ^ half) - skew;
 
-        if (other >= pages || kind[other] != (TIER_KIND_FREE | order)) {
+        if (other >= pages ||
+            tier_kind_load_(&kind[other]) != (TIER_KIND_FREE | order)) {
             break;
         }
         kind[other] = TIER_KIND_NONE;

@@ -148,7 +148,7 @@ TIER_INLINE_ void tier_pagecache_push_(struct tier_pagecache *cache,
                                        size_t index)
 {
     cache->page[cache->count++] = (uint32_t)index;
-    cache->map.kind[index] = TIER_KIND_CACHED;
+    tier_kind_store_(&cache->map.kind[index], TIER_KIND_CACHED);
 }
 
 /* Take the page that waited the shortest. The cache is not empty. */
@@ -157,7 +157,7 @@ TIER_INLINE_ void *tier_pagecache_pop_(struct tier_pagecache *cache)
     size_t index = tier_load_index_(&cache->page[--cache->count]);
 
     cache->map.entry[index].owner = 0;
-    cache->map.kind[index] = TIER_KIND_PAGE_;
+    tier_kind_store_(&cache->map.kind[index], TIER_KIND_PAGE_);
     return tier_pagemap_address_(&cache->map, index);
 }
 
@@ -242,7 +242,8 @@ TIERALLOC_API enum tier_status tier_pagecache_free(struct tier_pagecache *cache,
     size_t index = tier_pagemap_index_(&cache->map, block);
 
     if (TIER_UNLIKELY_(index >= cache->map.pages ||
-                       cache->map.kind[index] != TIER_KIND_PAGE_ ||
+                       tier_kind_load_(&cache->map.kind[index]) !=
+                           TIER_KIND_PAGE_ ||
                        !tier_is_aligned_((uintptr_t)block, TIER_PAGE_SIZE))) {
         return tier_pagecache_pass_(cache, block);
     }

@@ -287,6 +287,28 @@ TIER_INLINE_ unsigned tier_pagemap_kind_(const struct tier_pagemap *map,
     return index < map->pages ? map->kind[index] : TIER_KIND_NONE;
 }
 
+/*
+ * Read or write a kind that the page cache of another CPU may write or read at
+ * the same time, for a page in use: any value it may have says so.
+ */
+TIER_INLINE_ unsigned tier_kind_load_(const uint8_t *kind)
+{
+#if TIERALLOC_LOCKING
+    return __atomic_load_n(kind, __ATOMIC_RELAXED);
+#else
+    return *kind;
+#endif
+}
+
+TIER_INLINE_ void tier_kind_store_(uint8_t *kind, unsigned value)
+{
+#if TIERALLOC_LOCKING
+    __atomic_store_n(kind, (uint8_t)value, __ATOMIC_RELAXED);
+#else
+    *kind = (uint8_t)value;
+#endif
+}
+
 /* True for the kinds that runs.h writes. */
 TIER_INLINE_ bool tier_kind_is_run_(unsigned kind)
 {
