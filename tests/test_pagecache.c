@@ -105,6 +105,11 @@ Test(pagecache, gives_a_batch_when_it_is_full)
     cr_assert_eq(cpu[1].count,
                  TIER_PAGECACHE_PAGES - TIER_PAGECACHE_BATCH + 1U);
     cr_assert(sound());
+
+    /* What was freed last is still here, in its order. */
+    for (size_t i = TIER_PAGECACHE_PAGES + 1; i-- > TIER_PAGECACHE_BATCH;) {
+        cr_assert_eq(tier_pagecache_alloc(&cpu[1], 0), page[i]);
+    }
 }
 
 Test(pagecache, hands_out_the_page_freed_last_without_its_owner)

@@ -1831,3 +1831,14 @@ Test(tieralloc, counts_no_failure_when_it_shrinks_in_place)
     cr_assert_eq(tier_realloc(&heap, block, 8), block);
     cr_assert_eq(stats_of(&heap).failed_allocs, before.failed_allocs);
 }
+
+Test(tieralloc, places_the_map_aligned_and_never_in_page_zero)
+{
+    /* No machine of ours has memory there, so the place alone is checked. */
+    cr_assert_eq(tier_carve_skip_(0), TIER_PAGE_SIZE);
+    cr_assert_eq(tier_carve_skip_(1), TIER_PAGE_SIZE - 1);
+    cr_assert_eq(tier_carve_skip_(TIER_PAGE_SIZE - 1), 1U);
+    cr_assert_eq(tier_carve_skip_(TIER_PAGE_SIZE), 0U);
+    cr_assert_eq(tier_carve_skip_(TIER_PAGE_SIZE + 1), 7U);
+    cr_assert_eq(tier_carve_skip_(UINTPTR_MAX - 7), 0U);
+}

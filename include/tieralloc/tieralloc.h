@@ -357,15 +357,20 @@ TIERALLOC_API enum tier_status tier_init(struct tier_allocator *allocator,
     return TIER_OK;
 }
 
+/* Bytes of a region before its map: up to an aligned place beyond page 0. */
+TIER_INLINE_ size_t tier_carve_skip_(uintptr_t base)
+{
+    return base < TIER_PAGE_SIZE ? TIER_PAGE_SIZE - base
+                                 : -base & (sizeof(union tier_page_entry) - 1);
+}
+
 /* Place the map at the start of a region; cut the region accordingly. */
 static enum tier_status tier_carve_map_(struct tier_allocator *allocator,
                                         uintptr_t *base, size_t *bytes)
 {
     size_t map_bytes =
         tier_pagemap_bytes(allocator->span_base, allocator->span_bytes);
-    size_t skip = *base < TIER_PAGE_SIZE /* page 0 is never used */
-                      ? TIER_PAGE_SIZE - *base
-                      : -*base & (sizeof(union tier_page_entry) - 1);
+    size_t skip = tier_carve_skip_(*base);
     struct tier_page_range_ range;
 
     if (*bytes < skip || *bytes - skip < map_bytes ||
