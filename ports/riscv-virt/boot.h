@@ -11,6 +11,9 @@
 /* Go on in C, on hart 0, with the address of the device tree. */
 _Noreturn void virt_boot(const void *tree);
 
+/* The same on each of the other harts; only in an image with harts.c. */
+_Noreturn void virt_hart_main(unsigned hart);
+
 /* The state of a hart at a trap, as start.S saves it. */
 struct virt_trap_frame {
     uintptr_t cause;   /* mcause */

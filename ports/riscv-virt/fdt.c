@@ -49,6 +49,7 @@ struct node {
     bool chosen;       /* /chosen */
     bool reservations; /* /reserved-memory */
     bool memory;       /* device_type = "memory" */
+    bool cpu;          /* device_type = "cpu" */
     bool uart;         /* compatible = "ns16550" or "ns16550a" */
     bool disabled;     /* status other than "okay" */
     uint32_t address_cells, size_cells; /* of the children's reg */
@@ -252,6 +253,7 @@ static enum virt_fdt_status note_property(struct walk *walk, const char *name,
         node->reg = value;
     } else if (strcmp(name, "device_type") == 0) {
         node->memory = lists_text(value, "memory");
+        node->cpu = lists_text(value, "cpu");
     } else if (strcmp(name, "compatible") == 0) {
         node->uart =
             lists_text(value, "ns16550a") || lists_text(value, "ns16550");
@@ -330,6 +332,10 @@ static enum virt_fdt_status end_node(struct walk *walk)
     if (node->memory && walk->depth == 1) {
         return add_reg(node, parent, &machine->ram);
     }
+    if (node->cpu && walk->depth == 2) { /* in /cpus */
+        machine->harts++;
+        return VIRT_FDT_OK;
+    }
     if (parent->reservations) {
         return add_reg(node, parent, &machine->reserved);
     }
@@ -406,6 +412,7 @@ enum virt_fdt_status virt_fdt_read(const void *blob, size_t limit,
     machine->blob.bytes = whole.bytes;
     machine->ram.count = 0;
     machine->reserved.count = 0;
+    machine->harts = 0;
     machine->uart = 0;
     machine->bootargs = "";
 

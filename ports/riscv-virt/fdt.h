@@ -47,6 +47,7 @@ struct virt_machine {
     struct virt_range blob;      /* the tree itself */
     struct virt_ranges ram;      /* every memory node, unclipped */
     struct virt_ranges reserved; /* reservation block and /reserved-memory */
+    unsigned harts;              /* enabled CPUs, which QEMU counts from 0 */
     uint64_t uart;               /* first 16550; 0 when there is none */
     const char *bootargs;        /* inside the blob; "" when there are none */
 };

@@ -6,7 +6,7 @@
  * The port boots hart 0 in M-mode, reads the device tree and calls
  * `int main(void)`; what main returns is the exit code of QEMU. It holds no
  * policy: it reports memory and devices, and what becomes of them is up to
- * main. The other harts sleep. No function locks.
+ * main. The other harts sleep until harts.h calls them. No function locks.
  */
 #ifndef VIRT_PORT_H
 #define VIRT_PORT_H

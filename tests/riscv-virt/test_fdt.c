@@ -170,6 +170,16 @@ static void begin_root(struct writer *w)
     cells(w, 2, 2);
 }
 
+static void cpu(struct writer *w, const char *status)
+{
+    begin(w, "cpu@x");
+    text(w, "device_type", "cpu");
+    text(w, "status", status);
+    begin(w, "interrupt-controller");
+    end(w);
+    end(w);
+}
+
 static uint8_t *virt_blob(size_t *bytes)
 {
     static struct writer w;
@@ -180,6 +190,12 @@ static uint8_t *virt_blob(size_t *bytes)
     text(&w, "bootargs", "claim=all");
     end(&w);
     memory(&w, 0x80000000, 128 * MIB);
+    begin(&w, "cpus");
+    cells(&w, 1, 0);
+    cpu(&w, "okay");
+    cpu(&w, "okay");
+    cpu(&w, "disabled");
+    end(&w);
     begin(&w, "reserved-memory");
     cells(&w, 2, 2);
     begin(&w, "firmware@80200000");
@@ -264,6 +280,7 @@ Test(fdt, reads_what_a_boot_needs)
     cr_assert_eq(machine.reserved.count, 2);
     cr_assert_eq(machine.reserved.at[0].base, 0x80100000);
     cr_assert_eq(machine.reserved.at[1].base, 0x80200000);
+    cr_assert_eq(machine.harts, 2);
     cr_assert_eq(machine.uart, 0x10000000);
     cr_assert_str_eq(machine.bootargs, "claim=all");
     free(blob);
