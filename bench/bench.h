@@ -62,6 +62,9 @@ static inline void bench_add(struct bench_count *count, size_t instructions)
         bench_add((count), bench_now() - before_); \
     } while (0)
 
+/* Have a value computed before what follows is measured. */
+#define BENCH_DONE(value) __asm__ volatile("" : "+r"(value))
+
 /* --- Reporting ------------------------------------------------------------ */
 
 /* What figures of this build are called: the machine they were made for. */

@@ -32,7 +32,7 @@ struct population {
     uintptr_t half; /* where its blocks are asked for first */
 };
 
-static uint64_t metadata[PAGES * 9 / 8];
+static uint64_t metadata[TIER_PAGEMAP_BYTES(PAGES) / 8];
 static struct tier_buddy buddy;
 static struct bench_random rng;
 static struct population lasting;

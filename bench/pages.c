@@ -20,7 +20,7 @@
 #define ARENA_BYTES (256 * MIB)
 #define ARENA_PAGES (ARENA_BYTES / TIER_PAGE_SIZE)
 
-static uint64_t metadata[ARENA_PAGES * 9 / 8 + TIER_PAGE_SIZE];
+static uint64_t metadata[TIER_PAGEMAP_BYTES(ARENA_PAGES) / 8 + TIER_PAGE_SIZE];
 static void *live[ARENA_PAGES];
 static size_t live_bytes[ARENA_PAGES];
 static struct tier_buddy buddy;
@@ -83,7 +83,7 @@ static void page0(void)
     fill(32768, 0);
     replace(32768, 0, 100000, &warm, &warm);
     replace(32768, 0, 100000, &alloc, &release);
-    report("page0", &alloc, &release);
+    report("pages.page0", &alloc, &release);
 }
 
 /* page0 through the cache of one CPU. */
@@ -106,7 +106,7 @@ static void page0cache(void)
         BENCH_CALL(i < 100000 ? &warm : &alloc,
                    live[slot] = tier_pagecache_alloc(&cache, 0));
     }
-    report("page0cache", &alloc, &release);
+    report("pages.page0cache", &alloc, &release);
 }
 
 static void page9(void)
@@ -119,7 +119,7 @@ static void page9(void)
     fill(64, 9);
     replace(64, 9, 5000, &warm, &warm);
     replace(64, 9, 20000, &alloc, &release);
-    report("page9", &alloc, &release);
+    report("pages.page9", &alloc, &release);
 }
 
 /* Free 256 random ones of 32,768 pages, then allocate 256; 390 times. */
@@ -151,7 +151,7 @@ static void page0burst(void)
     fill(32768, 0);
     burst(&warm, &warm);
     burst(&alloc, &release);
-    report("page0burst", &alloc, &release);
+    report("pages.page0burst", &alloc, &release);
 }
 
 /* Allocate every page, then free in random order: the deepest splits, merges */
@@ -168,7 +168,7 @@ static void pagefill(void)
             break;
         }
     }
-    bench_print_tenths("pagefill", ".used",
+    bench_print_tenths("pages.pagefill", ".used",
                        (uint64_t)count * 10000 / ARENA_PAGES, "permille");
     while (count > 0) {
         size_t slot = bench_below(&rng, count);
@@ -176,7 +176,7 @@ static void pagefill(void)
         BENCH_CALL(&release, tier_buddy_free(&buddy, live[slot]));
         live[slot] = live[--count];
     }
-    report("pagefill", &alloc, &release);
+    report("pages.pagefill", &alloc, &release);
 }
 
 /* The worst single call of all orders, with blocks of all orders in use. */
@@ -200,7 +200,7 @@ static void worst(void)
             live[slot] = live[--count];
         }
     }
-    report("anyorder", &alloc, &release);
+    report("pages.anyorder", &alloc, &release);
 }
 
 /* Map and buddy over 128 MiB of dirty and of clean metadata. */
@@ -218,9 +218,9 @@ static void init(void)
         metadata[i] = 0;
     }
     BENCH_CALL(&clean, start(128 * MIB));
-    bench_print_tenths("init", ".dirty", dirty.total * 10 / pages,
+    bench_print_tenths("pages.init", ".dirty", dirty.total * 10 / pages,
                        "instructions/page");
-    bench_print_tenths("init", ".clean", clean.total * 10 / pages,
+    bench_print_tenths("pages.init", ".clean", clean.total * 10 / pages,
                        "instructions/page");
 }
 
@@ -264,7 +264,7 @@ static void large(void)
     }
     replace_runs(10000, &warm, &warm);
     replace_runs(20000, &alloc, &release);
-    report("large", &alloc, &release);
+    report("pages.large", &alloc, &release);
 }
 
 /*
@@ -321,8 +321,8 @@ static void fragpage(void)
         peak[i] = churn(BENCH_SEED + 1 + i, &alloc, &release);
     }
     qsort(peak, 5, sizeof(peak[0]), compare);
-    bench_print_tenths("fragpage", ".live", peak[2] * 10, "permille");
-    report("fragpage", &alloc, &release);
+    bench_print_tenths("pages.fragpage", ".live", peak[2] * 10, "permille");
+    report("pages.fragpage", &alloc, &release);
 }
 
 int main(void)

@@ -6,6 +6,7 @@
  * Linked without a library and with --gc-sections, its text is what buddy.h
  * costs a firmware that uses these calls. It is measured, never run.
  */
+#define TIERALLOC_CPUS 0
 #define TIERALLOC_IMPLEMENTATION
 #include <tieralloc/buddy.h>
 
@@ -14,7 +15,7 @@
 
 static struct tier_pagemap map;
 static struct tier_buddy buddy;
-static uint64_t metadata[RAM_BYTES / TIER_PAGE_SIZE * 9 / 8];
+static uint64_t metadata[TIER_PAGEMAP_BYTES(RAM_BYTES / TIER_PAGE_SIZE) / 8];
 
 int _start(void);
 

@@ -148,9 +148,10 @@ static inline size_t model_class(size_t bytes)
     while (power * 2 < bytes) {
         power *= 2;
     }
-    const size_t quarter = power / 4;
+    const size_t even = power / TIERALLOC_CLASS_STEPS;
+    const size_t step = even < TIERALLOC_MIN_ALIGN ? TIERALLOC_MIN_ALIGN : even;
 
-    return (bytes + quarter - 1) / quarter * quarter;
+    return (bytes + step - 1) / step * step;
 }
 
 #endif

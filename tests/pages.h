@@ -25,7 +25,7 @@
 _Static_assert(TOP / 4 >= SPAN_MAX, "no span of a test wraps around");
 
 /* Bytes of metadata for so many pages. */
-#define METADATA(pages) ((pages) * (sizeof(union tier_page_entry) + 1))
+#define METADATA(pages) TIER_PAGEMAP_BYTES(pages)
 
 /* The map of the running test. */
 static struct tier_pagemap map;

@@ -17,7 +17,7 @@
 static struct tier_pagemap map;
 static struct tier_buddy buddy;
 static struct tier_pagecache cpu[CPUS];
-static union tier_page_entry metadata[PAGES * 9 / 8];
+static union tier_page_entry metadata[TIER_PAGEMAP_BYTES(PAGES) / 8];
 static uint64_t random_state;
 
 static void *address_of(size_t page)

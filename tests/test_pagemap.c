@@ -11,7 +11,7 @@
 #include <tieralloc/pagemap.h>
 
 /* Bytes of metadata for a page. */
-#define PAGE_BYTES (sizeof(union tier_page_entry) + 1)
+#define PAGE_BYTES TIER_PAGEMAP_BYTES(1)
 
 /* Numbers of the page in the middle of the address space, and of the last. */
 #define MIDDLE (TOP / 2 + 1)
@@ -57,7 +57,7 @@ static bool untouched(void)
 
 /* --- Sizes ---------------------------------------------------------------- */
 
-Test(pagemap, needs_nine_bytes_a_page)
+Test(pagemap, needs_nine_bytes_a_page_and_two_for_caches)
 {
     static const size_t counts[] = {1, 2, 3, 7, 8, 64, 1000, 4096 + 5, 50000};
 
@@ -66,7 +66,7 @@ Test(pagemap, needs_nine_bytes_a_page)
             if (counts[i] <= TOP / 4) {
                 cr_assert_eq(
                     tier_pagemap_bytes(address_of(page), bytes_of(counts[i])),
-                    counts[i] * 9);
+                    counts[i] * (TIERALLOC_CPUS > 0 ? 11 : 9));
             }
         }
     }
@@ -241,6 +241,9 @@ Test(pagemap, a_view_is_as_aligned_as_the_whole)
                          (MIDDLE - 5 + begin + i) & mask);
             cr_assert_eq(&view.kind[i], &map.kind[begin + i]);
             cr_assert_eq(&view.entry[i], &map.entry[begin + i]);
+#if TIERALLOC_CPUS > 0
+            cr_assert_eq(&view.cut[i], &map.cut[begin + i]);
+#endif
         }
     }
 }

@@ -17,7 +17,7 @@
 #define RUN_BYTES   (RUN_PAGES * TIER_PAGE_SIZE)
 
 TEST_ARENA(arena, ARENA_BYTES);
-static uint64_t map_memory[ARENA_PAGES * 2 * 9 / 8 + 1];
+static uint64_t map_memory[TIER_PAGEMAP_BYTES(ARENA_PAGES * 2) / 8 + 1];
 static struct tier_allocator heap;
 static struct model model;
 static bool claimed[ARENA_BYTES / MODEL_GRAIN];
@@ -160,7 +160,7 @@ Test(tieralloc, refuses_bad_spans_and_maps_and_changes_nothing)
     const size_t need = tier_map_bytes(base, ARENA_BYTES);
     unsigned char *const map = (unsigned char *)map_memory;
 
-    cr_assert(need >= ARENA_PAGES * 9 && need <= sizeof(map_memory));
+    cr_assert(need >= TIER_PAGEMAP_BYTES(ARENA_PAGES) && need <= sizeof(map_memory));
     for (unsigned given = 0; given < 2; given++) {
         void *const at = given ? map : NULL;
         const size_t size = sizeof(map_memory);
@@ -992,6 +992,7 @@ Test(tieralloc, recovers_when_memory_is_freed)
             while (count > 0) {
                 cr_assert_eq(tier_free(&heap, object[--count]), TIER_OK);
             }
+            (void)tier_trim(&heap);
         }
         cr_assert_eq(counts[0], counts[1]);
         expect_all_back(&first);
@@ -1414,13 +1415,13 @@ Test(tieralloc, rollback_keeps_the_slabs_that_were_kept_before)
 Test(tieralloc, rollback_keeps_slabs_that_others_use_or_emptied)
 {
     static void *object[RUN_BYTES / 64];
-    const struct tier_cache *const cache = &heap.slab.classes[7];
+    const struct tier_cache_base *const cache = &heap.slab.classes[7];
     void *memory;
 
     set_up(64);
     do {
         object[model.count++] = tier_alloc(&heap, 64);
-    } while (cache->partial != NULL);
+    } while (cache->current != NULL);
     tier_tx_begin(&tx, log_records, LOG_RECORDS);
     cr_assert_eq(tier_tx_alloc(&tx, &heap, 64, &memory), TIER_OK);
     cr_assert_not_null(tier_alloc(&heap, 64)); /* in the slab of the other */
@@ -1694,7 +1695,7 @@ Test(tieralloc, dumps_its_state_as_text)
     static struct tier_cache cache;
 
     set_up(64);
-    cr_assert_eq(tier_cache_init(&cache, &heap.slab, "inode", 200, 8), TIER_OK);
+    cr_assert_eq(tier_cache_init(&cache, &heap.slab, "inode", 200, 8, 0, NULL), TIER_OK);
     cr_assert_not_null(tier_cache_alloc(&cache));
     cr_assert_not_null(tier_alloc(&heap, 64));
     cr_assert_not_null(tier_alloc_pages(&heap, 2));
@@ -1724,7 +1725,7 @@ Test(tieralloc, frees_objects_of_named_caches)
     set_up(64);
     const struct tier_stats first = stats_of(&heap);
 
-    cr_assert_eq(tier_cache_init(&cache, &heap.slab, "inode", 200, 8), TIER_OK);
+    cr_assert_eq(tier_cache_init(&cache, &heap.slab, "inode", 200, 8, 0, NULL), TIER_OK);
     void *const object = tier_cache_alloc(&cache);
 
     cr_assert_eq(tier_usable_size(&heap, object),
@@ -1741,7 +1742,7 @@ Test(tieralloc, shrinking_an_object_of_a_named_cache_never_fails)
     static struct tier_cache cache;
 
     set_up(64);
-    cr_assert_eq(tier_cache_init(&cache, &heap.slab, "inode", 200, 8), TIER_OK);
+    cr_assert_eq(tier_cache_init(&cache, &heap.slab, "inode", 200, 8, 0, NULL), TIER_OK);
     void *const object = tier_cache_alloc(&cache);
 
     exhaust();

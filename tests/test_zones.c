@@ -2184,6 +2184,9 @@ Test(zones, check_sees_any_change_to_the_map)
     cr_assert(check_sees_all((void *)&zones.map.kind, sizeof(zones.map.kind)));
     cr_assert(
         check_sees_all((void *)&zones.map.entry, sizeof(zones.map.entry)));
+#if TIERALLOC_CPUS > 0
+    cr_assert(check_sees_all((void *)&zones.map.cut, sizeof(zones.map.cut)));
+#endif
 }
 
 Test(zones, check_sees_any_change_to_where_zones_are_found)
@@ -2198,6 +2201,9 @@ Test(zones, check_sees_any_change_to_where_zones_are_found)
         cr_assert(check_sees_all(&part->skew, sizeof(part->skew)));
         cr_assert(check_sees_all((void *)&part->kind, sizeof(part->kind)));
         cr_assert(check_sees_all((void *)&part->entry, sizeof(part->entry)));
+#if TIERALLOC_CPUS > 0
+        cr_assert(check_sees_all((void *)&part->cut, sizeof(part->cut)));
+#endif
     }
 }
 

@@ -50,7 +50,9 @@ enum tier_status {
  * Where the slab tier gets its pages: two functions and a context.
  *
  * acquire returns `pages` contiguous pages, aligned to a page, or NULL when
- * there are none. release takes back exactly what one acquire gave.
+ * there are none. release takes back exactly what one acquire gave. While pages
+ * are held, what the map says of them is the holder's to write; on release each
+ * of their kinds is TIER_KIND_NONE, as acquire left them.
  */
 struct tier_page_source {
     void *(*acquire)(void *context, size_t pages);
@@ -74,8 +76,8 @@ TIERALLOC_API const char *tier_status_text(enum tier_status status);
 
 /*
  * A file that shares structs with others refers to one symbol per [layout]
- * option, named after its value; the file with the implementation defines
- * those of its own values. A reference is four bytes of read-only data, in a
+ * option that these depend on, named after its value; the file with the
+ * implementation defines those of its own values. A reference is four bytes of read-only data, in a
  * section that the linker retains: only a section that is kept can make a link
  * fail.
  */
@@ -95,9 +97,8 @@ TIERALLOC_API const char *tier_status_text(enum tier_status status);
 
 TIER_LAYOUT_USE_(PAGE_SHIFT);
 TIER_LAYOUT_USE_(MAX_ORDER);
-TIER_LAYOUT_USE_(OBJECT_MAX);
-TIER_LAYOUT_USE_(MIN_ALIGN);
 TIER_LAYOUT_USE_(LOCKING);
+TIER_LAYOUT_USE_(CPUS);
 #endif
 
 #endif /* TIERALLOC_BASE_H */
@@ -117,9 +118,8 @@ TIER_LAYOUT_USE_(LOCKING);
 #ifdef TIER_LAYOUT_DEFINE_
 TIER_LAYOUT_DEFINE_(PAGE_SHIFT);
 TIER_LAYOUT_DEFINE_(MAX_ORDER);
-TIER_LAYOUT_DEFINE_(OBJECT_MAX);
-TIER_LAYOUT_DEFINE_(MIN_ALIGN);
 TIER_LAYOUT_DEFINE_(LOCKING);
+TIER_LAYOUT_DEFINE_(CPUS);
 #endif
 
 TIERALLOC_API const char *tier_status_text(enum tier_status status)

@@ -16,7 +16,7 @@
  * are never touched.
  *
  * Alloc and free: O(TIERALLOC_MAX_ORDER), no loop over pages. The struct takes
- * 96 bytes and 8 per order on a 64-bit machine. Every free is checked at
+ * 104 bytes and 8 per order on a 64-bit machine. Every free is checked at
  * TIERALLOC_CHECKS 1. No function locks; the caller serialises access.
  */
 #ifndef TIERALLOC_BUDDY_H
@@ -194,6 +194,17 @@ TIERALLOC_API enum tier_status tier_buddy_resize(struct tier_buddy *buddy,
  */
 TIERALLOC_API enum tier_status tier_buddy_free(struct tier_buddy *buddy,
                                                void *block);
+
+/*
+ * Make *source give pages of this buddy tier: any number of them up to the
+ * largest block. What a block has too many goes back at once.
+ *
+ * acquire and release are O(TIERALLOC_MAX_ORDER). Pages that are held this way
+ * have no owner and cannot be freed as blocks. The struct must not move
+ * afterwards.
+ */
+TIERALLOC_API void tier_buddy_source(struct tier_buddy *buddy,
+                                     struct tier_page_source *source);
 
 /* --- Inspection ----------------------------------------------------------- */
 
@@ -970,6 +981,51 @@ TIERALLOC_API enum tier_status tier_buddy_resize(struct tier_buddy *buddy,
     }
     return TIER_OK;
 }
+
+/* --- A source of pages --- */
+
+static void *tier_buddy_acquire_(void *context, size_t pages)
+{
+    struct tier_buddy *buddy = (struct tier_buddy *)context;
+    unsigned order = 0;
+
+    while (tier_order_can_grow_(order) && tier_order_pages_(order) < pages) {
+        order++;
+    }
+    if (tier_order_pages_(order) < pages || pages == 0) {
+        buddy->refused_allocs++;
+        return NULL;
+    }
+    if (buddy->orders >> order == 0) {
+        buddy->failed_allocs++;
+        return NULL;
+    }
+    size_t index = tier_buddy_take_(buddy, order);
+
+    buddy->map.kind[index] = TIER_KIND_NONE;
+    tier_buddy_release_(buddy, index + pages, index + tier_order_pages_(order));
+    tier_buddy_took_(buddy, pages);
+    return tier_pagemap_address_(&buddy->map, index);
+}
+
+static void tier_buddy_return_(void *context, void *memory, size_t pages)
+{
+    struct tier_buddy *buddy = (struct tier_buddy *)context;
+    size_t index = tier_pagemap_index_(&buddy->map, memory);
+
+    buddy->free_pages += pages;
+    tier_buddy_release_(buddy, index, index + pages);
+}
+
+TIERALLOC_API void tier_buddy_source(struct tier_buddy *buddy,
+                                     struct tier_page_source *source)
+{
+    source->acquire = tier_buddy_acquire_;
+    source->release = tier_buddy_return_;
+    source->context = buddy;
+}
+
+/* --- Inspection --- */
 
 TIERALLOC_API enum tier_status tier_buddy_set_owner(struct tier_buddy *buddy,
                                                     void *block,

@@ -39,15 +39,47 @@
 
 /*
  * Largest size in bytes that the slab tier serves; larger requests become
- * page blocks. A power of two, 256 to 32768; at most sixteen pages, at most the
- * largest block, at most 2^(32 - TIERALLOC_PAGE_SHIFT). [layout]
+ * pages. A power of two, 256 to 32768; at most sixteen pages, at most the
+ * largest block, at most 2^(32 - TIERALLOC_PAGE_SHIFT). The default is the
+ * largest of these: it packs best. [layout]
  */
 #ifndef TIERALLOC_OBJECT_MAX
+#if TIERALLOC_PAGE_SHIFT >= 11 && TIERALLOC_PAGE_SHIFT <= 17 && \
+    TIERALLOC_PAGE_SHIFT + TIERALLOC_MAX_ORDER >= 15
+#define TIERALLOC_OBJECT_MAX 32768
+#elif TIERALLOC_PAGE_SHIFT >= 10 && TIERALLOC_PAGE_SHIFT <= 18 && \
+    TIERALLOC_PAGE_SHIFT + TIERALLOC_MAX_ORDER >= 14
+#define TIERALLOC_OBJECT_MAX 16384
+#elif TIERALLOC_PAGE_SHIFT >= 9 && TIERALLOC_PAGE_SHIFT <= 19 && \
+    TIERALLOC_PAGE_SHIFT + TIERALLOC_MAX_ORDER >= 13
+#define TIERALLOC_OBJECT_MAX 8192
+#elif TIERALLOC_PAGE_SHIFT + TIERALLOC_MAX_ORDER >= 12
 #define TIERALLOC_OBJECT_MAX 4096
+#elif TIERALLOC_PAGE_SHIFT + TIERALLOC_MAX_ORDER >= 11
+#define TIERALLOC_OBJECT_MAX 2048
+#elif TIERALLOC_PAGE_SHIFT + TIERALLOC_MAX_ORDER >= 10
+#define TIERALLOC_OBJECT_MAX 1024
+#elif TIERALLOC_PAGE_SHIFT + TIERALLOC_MAX_ORDER >= 9
+#define TIERALLOC_OBJECT_MAX 512
+#else
+#define TIERALLOC_OBJECT_MAX 256
+#endif
 #endif
 #if TIERALLOC_OBJECT_MAX < 256 || TIERALLOC_OBJECT_MAX > 32768 || \
     (TIERALLOC_OBJECT_MAX & (TIERALLOC_OBJECT_MAX - 1)) != 0
 #error "TIERALLOC_OBJECT_MAX must be a power of two, 256 to 32768"
+#endif
+
+/*
+ * Size classes per doubling of the size: 4 or 8. With 8 less is lost to rounding
+ * up (6 % instead of 11 on average), and more to slabs that are not full.
+ * [layout]
+ */
+#ifndef TIERALLOC_CLASS_STEPS
+#define TIERALLOC_CLASS_STEPS 4
+#endif
+#if TIERALLOC_CLASS_STEPS != 4 && TIERALLOC_CLASS_STEPS != 8
+#error "TIERALLOC_CLASS_STEPS must be 4 or 8"
 #endif
 
 /* Alignment in bytes that every allocation has at least; 8 or 16. [layout] */
@@ -61,15 +93,26 @@
 /* --- Safety --------------------------------------------------------------- */
 
 /*
- * 1: every free is checked (foreign, interior, double, wrong size) and a bad
- * one is refused with a status. 0: the caller promises that every free is
- * right; what a wrong one does is undefined.
+ * 0: the caller promises that every free is right; what a wrong one does is
+ * undefined. 1: every free is checked (foreign, interior, double, wrong size)
+ * and a bad one is refused with a status. 2: also, each object is followed by a
+ * red zone and by who allocated it, and is filled with a pattern while it is
+ * free; what was overwritten is reported (see guard.h). [layout]
  */
 #ifndef TIERALLOC_CHECKS
 #define TIERALLOC_CHECKS 1
 #endif
-#if TIERALLOC_CHECKS < 0 || TIERALLOC_CHECKS > 1
-#error "TIERALLOC_CHECKS must be 0 (none) or 1 (every free checked)"
+#if TIERALLOC_CHECKS < 0 || TIERALLOC_CHECKS > 2
+#error "TIERALLOC_CHECKS must be 0 (none), 1 (every free) or 2 (contents too)"
+#endif
+
+/*
+ * At TIERALLOC_CHECKS 2: an expression, a uintptr_t, that says who is calling. It
+ * is evaluated in the public functions that allocate and free objects, so that
+ * the default is the address after the call in the caller.
+ */
+#ifndef TIERALLOC_SITE
+#define TIERALLOC_SITE() ((uintptr_t)__builtin_return_address(0))
 #endif
 
 /*
@@ -104,6 +147,49 @@
 #define TIERALLOC_LOCK_INIT(lock) ((void)0)
 #define TIERALLOC_LOCK(lock)      ((void)0)
 #define TIERALLOC_UNLOCK(lock)    ((void)0)
+#endif
+
+/* --- CPUs ----------------------------------------------------------------- */
+
+/*
+ * CPUs that cpucache.h keeps objects ready for; 0 turns these caches off: then
+ * each call has a hard bound. Above 1, TIERALLOC_LOCKING must be 1, and
+ * TIERALLOC_CPU() must be defined: the number of the CPU that runs, 0 to
+ * TIERALLOC_CPUS - 1. [layout]
+ */
+#ifndef TIERALLOC_CPUS
+#define TIERALLOC_CPUS 1
+#endif
+#if TIERALLOC_CPUS < 0 || TIERALLOC_CPUS > 1024
+#error "TIERALLOC_CPUS must be 0 (no per-CPU caches) to 1024"
+#endif
+#if TIERALLOC_CPUS > 1 && !(TIERALLOC_LOCKING && defined(TIERALLOC_CPU))
+#error "TIERALLOC_CPUS above 1 needs TIERALLOC_LOCKING 1 and TIERALLOC_CPU()"
+#endif
+#ifndef TIERALLOC_CPU
+#define TIERALLOC_CPU() 0U
+#endif
+
+/*
+ * Stand around all work on the caches of one CPU: from ENTER to LEAVE the code
+ * must neither move to another CPU nor be interrupted by code that calls the
+ * allocator. `state` is a name: ENTER may declare a variable of it (the old
+ * interrupt mask, say), which LEAVE uses. Empty by default.
+ */
+#ifndef TIERALLOC_CPU_ENTER
+#define TIERALLOC_CPU_ENTER(state) ((void)0)
+#define TIERALLOC_CPU_LEAVE(state) ((void)0)
+#endif
+
+/*
+ * Most bytes of objects of one size that wait for one CPU; 0 to 1048576. At least
+ * two objects of each size may wait, and at most 63.
+ */
+#ifndef TIERALLOC_CPU_BYTES
+#define TIERALLOC_CPU_BYTES 65536
+#endif
+#if TIERALLOC_CPU_BYTES < 0 || TIERALLOC_CPU_BYTES > 1048576
+#error "TIERALLOC_CPU_BYTES must be 0 to 1048576"
 #endif
 
 /* --- Linkage -------------------------------------------------------------- */

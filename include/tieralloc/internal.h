@@ -25,6 +25,9 @@
  */
 #define TIER_OPAQUE_(variable) __asm__("" : "+r"(variable))
 
+/* Have the compiler forget what it knows of an object in memory. */
+#define TIER_REREAD_(object) __asm__("" : "+m"(object))
+
 /* A word of the machine's natural width, for bit sets and bulk stores. */
 typedef uintptr_t tier_word_;
 
@@ -68,6 +71,7 @@ static const uint8_t tier_de_bruijn_64_[64] = {
 #endif
 
 /* A value several times over, for tables. */
+#define TIER_R1_(x)  x
 #define TIER_R2_(x)  x, x
 #define TIER_R4_(x)  TIER_R2_(x), TIER_R2_(x)
 #define TIER_R8_(x)  TIER_R4_(x), TIER_R4_(x)
@@ -156,22 +160,23 @@ TIER_LOCAL_ size_t tier_find_nonzero_(const uint8_t *bytes, size_t begin,
 }
 
 /*
- * Set an array of bytes to zero by reading it and writing only what differs:
- * fresh memory of a host stays unmapped. `bytes` is aligned to a word.
+ * Set memory to zero by reading it and writing only what differs: fresh memory
+ * of a host stays unmapped. `memory` is aligned to a word.
  */
-TIER_LOCAL_ void tier_clear_(uint8_t *bytes, size_t count)
+TIER_LOCAL_ void tier_clear_(void *memory, size_t bytes)
 {
+    unsigned char *at = (unsigned char *)memory;
     size_t i = 0;
 
-    for (; count - i >= sizeof(tier_word_); i += sizeof(tier_word_)) {
-        tier_alias_word_ *word = (tier_alias_word_ *)(void *)(bytes + i);
+    for (; bytes - i >= sizeof(tier_word_); i += sizeof(tier_word_)) {
+        tier_alias_word_ *word = (tier_alias_word_ *)(void *)(at + i);
 
         if (*word != 0) {
             *word = 0;
         }
     }
-    for (; i < count; i++) {
-        bytes[i] = 0;
+    for (; i < bytes; i++) {
+        at[i] = 0;
         TIER_OPAQUE_(i);
     }
 }

@@ -17,7 +17,7 @@
  * which memory is lent gives that block back at once.
  *
  * Every call but the inspections is O(1) plus at most one buddy call, but for
- * the search before a block is borrowed; the struct takes about 480 bytes.
+ * the search before a block is borrowed; the struct takes about 500 bytes.
  * Every free is checked. No function locks.
  */
 #ifndef TIERALLOC_RUNS_H
@@ -53,6 +53,7 @@ struct tier_runs {
     uint32_t bins[TIER_RUN_BINS];  /* index of the first run of each */
     size_t held_pages;             /* lent by the buddy */
     size_t free_pages;             /* of these, in no used run */
+    size_t source_pages;           /* of these, given by tier_runs_source */
     size_t used_runs;              /* runs in use */
     size_t failed_allocs;          /* no free run and no block was enough */
     size_t refused_allocs;         /* an argument was outside its range */
@@ -63,7 +64,8 @@ struct tier_runs {
 struct tier_runs_stats {
     size_t held_pages;         /* lent by the buddy */
     size_t free_pages;         /* of these, free */
-    size_t used_runs;          /* runs in use */
+    size_t source_pages;       /* of these, given by tier_runs_source */
+    size_t used_runs;          /* runs in use, without those */
     size_t free_runs;          /* free runs */
     size_t largest_free_pages; /* in the longest free run */
     size_t failed_allocs;      /* out of memory */
@@ -137,6 +139,13 @@ TIERALLOC_API enum tier_status tier_runs_free(struct tier_runs *runs,
  */
 TIERALLOC_API enum tier_status tier_runs_resize(struct tier_runs *runs,
                                                 void *run, size_t pages);
+
+/*
+ * Make *source give pages of this tier: runs of any length, without owner, that
+ * only its release takes back. The struct must not move afterwards.
+ */
+TIERALLOC_API void tier_runs_source(struct tier_runs *runs,
+                                    struct tier_page_source *source);
 
 /* --- Inspection ----------------------------------------------------------- */
 
@@ -213,6 +222,7 @@ TIERALLOC_API enum tier_status tier_runs_init(struct tier_runs *runs,
     }
     runs->held_pages = 0;
     runs->free_pages = 0;
+    runs->source_pages = 0;
     runs->used_runs = 0;
     runs->failed_allocs = 0;
     runs->refused_allocs = 0;
@@ -731,6 +741,39 @@ TIERALLOC_API enum tier_status tier_runs_resize(struct tier_runs *runs,
     return TIER_OK;
 }
 
+/* --- A source of pages --- */
+
+static void *tier_runs_acquire_(void *context, size_t pages)
+{
+    struct tier_runs *runs = (struct tier_runs *)context;
+    void *memory = tier_runs_alloc(runs, pages);
+    size_t index = tier_pagemap_index_(&runs->map, memory);
+
+    if (TIER_UNLIKELY_(memory == NULL)) {
+        return NULL;
+    }
+    runs->map.kind[index] = TIER_KIND_NONE;
+    runs->used_runs--;
+    runs->source_pages += pages;
+    return memory;
+}
+
+static void tier_runs_return_(void *context, void *memory, size_t pages)
+{
+    struct tier_runs *runs = (struct tier_runs *)context;
+
+    runs->source_pages -= pages;
+    tier_run_release_(runs, tier_pagemap_index_(&runs->map, memory), pages);
+}
+
+TIERALLOC_API void tier_runs_source(struct tier_runs *runs,
+                                    struct tier_page_source *source)
+{
+    source->acquire = tier_runs_acquire_;
+    source->release = tier_runs_return_;
+    source->context = runs;
+}
+
 /* --- Inspection --- */
 
 TIERALLOC_API enum tier_status tier_runs_set_owner(struct tier_runs *runs,
@@ -763,6 +806,7 @@ TIERALLOC_API void tier_runs_stats(const struct tier_runs *runs,
 {
     stats->held_pages = runs->held_pages;
     stats->free_pages = runs->free_pages;
+    stats->source_pages = runs->source_pages;
     stats->used_runs = runs->used_runs;
     stats->free_runs = 0;
     stats->largest_free_pages = 0;
@@ -940,7 +984,8 @@ TIERALLOC_API bool tier_runs_check(const struct tier_runs *runs)
     }
     return found.free_runs == 0 && found.free_pages == runs->free_pages &&
            found.used_runs == runs->used_runs &&
-           found.free_pages + found.used_pages == runs->held_pages &&
+           found.free_pages + found.used_pages + runs->source_pages ==
+               runs->held_pages &&
            (runs->mask[TIER_RUN_WORDS - 1] & ~tier_run_last_mask_()) == 0;
 }
 

@@ -84,7 +84,7 @@ TIERALLOC_API size_t tier_map_bytes(uintptr_t span_base, size_t span_bytes);
  * Make *allocator an allocator without memory.
  *
  * All regions added later lie in [span_base, span_base + span_bytes); gaps
- * cost 9 bytes a page of metadata. `map` is that metadata: tier_map_bytes of
+ * cost 9 or 11 bytes a page of metadata. `map` is that metadata: tier_map_bytes of
  * it, aligned to 8. With map NULL the first region that is added gives it.
  * The struct must not move afterwards.
  *
@@ -291,23 +291,6 @@ TIER_INLINE_ unsigned tier_order_for_(size_t bytes)
     return order;
 }
 
-/* The page source of the slab tier: blocks of the buddy tier. */
-static void *tier_acquire_pages_(void *context, size_t pages)
-{
-    return tier_buddy_alloc((struct tier_buddy *)context,
-                            tier_order_for_(pages * TIER_PAGE_SIZE));
-}
-
-static void tier_release_pages_(void *context, void *memory, size_t pages)
-{
-    enum tier_status status =
-        tier_buddy_free((struct tier_buddy *)context, memory);
-
-    (void)pages;
-    (void)status;
-    TIERALLOC_ASSERT(status == TIER_OK);
-}
-
 TIERALLOC_API size_t tier_map_bytes(uintptr_t span_base, size_t span_bytes)
 {
     return tier_pagemap_bytes(span_base, span_bytes);
@@ -334,6 +317,9 @@ TIERALLOC_API enum tier_status tier_init(struct tier_allocator *allocator,
     none.skew = 0;
     none.kind = NULL;
     none.entry = NULL;
+#if TIERALLOC_CPUS > 0
+    none.cut = NULL;
+#endif
     if (status == TIER_OK && map != NULL) {
         status =
             tier_pagemap_init(&none, span_base, span_bytes, map, map_bytes);
@@ -343,9 +329,7 @@ TIERALLOC_API enum tier_status tier_init(struct tier_allocator *allocator,
     }
     tier_pagemap_share_(&allocator->map, &none);
     tier_buddy_init(&allocator->buddy, &allocator->map);
-    source.acquire = tier_acquire_pages_;
-    source.release = tier_release_pages_;
-    source.context = &allocator->buddy;
+    tier_buddy_source(&allocator->buddy, &source);
     tier_slab_init(&allocator->slab, &allocator->map, &source);
     allocator->span_base = span_base;
     allocator->span_bytes = span_bytes;
@@ -457,7 +441,7 @@ static void *tier_take_block_(struct tier_allocator *allocator, unsigned order)
 /* Allocate from the tier that serves the size; NULL when it has nothing. */
 TIER_INLINE_ void *tier_take_(struct tier_allocator *allocator, size_t bytes)
 {
-    if (TIER_LIKELY_(bytes <= TIERALLOC_OBJECT_MAX)) {
+    if (TIER_LIKELY_(bytes <= TIER_SLAB_BYTES_MAX)) {
         return tier_slab_alloc(&allocator->slab, bytes);
     }
     return tier_take_block_(allocator, tier_order_for_(bytes));
@@ -506,7 +490,7 @@ TIERALLOC_API void *tier_alloc(struct tier_allocator *allocator, size_t bytes)
     TIERALLOC_LOCK(&allocator->lock);
     void *memory = NULL;
 
-    if (TIER_LIKELY_(bytes <= TIERALLOC_OBJECT_MAX)) {
+    if (TIER_LIKELY_(bytes <= TIER_SLAB_BYTES_MAX)) {
         memory = tier_slab_alloc(&allocator->slab, bytes);
     }
     if (TIER_UNLIKELY_(memory == NULL)) {
@@ -516,15 +500,15 @@ TIERALLOC_API void *tier_alloc(struct tier_allocator *allocator, size_t bytes)
     return memory;
 }
 
-/* The smallest class size of at least `bytes` that `alignment` divides. */
-static size_t tier_aligned_class_(size_t bytes, size_t alignment)
+/* What to ask for so that the class has room and `alignment` divides it. */
+static size_t tier_aligned_bytes_(size_t bytes, size_t alignment)
 {
-    unsigned size_class = tier_slab_class_(bytes);
+    size_t size_class = tier_slab_class_(bytes);
 
     while (tier_slab_class_bytes(size_class) % alignment != 0) {
         size_class++;
     }
-    return tier_slab_class_bytes(size_class);
+    return tier_slab_class_bytes(size_class) - TIER_GUARD_BYTES;
 }
 
 TIERALLOC_API void *tier_alloc_aligned(struct tier_allocator *allocator,
@@ -539,10 +523,10 @@ TIERALLOC_API void *tier_alloc_aligned(struct tier_allocator *allocator,
     if (bytes > TIER_BLOCK_MAX) {
         return tier_alloc(allocator, bytes); /* refused, and counted */
     }
-    if (alignment > TIER_PAGE_SIZE || bytes > TIERALLOC_OBJECT_MAX) {
+    if (alignment > TIER_PAGE_SIZE || bytes > TIER_SLAB_BYTES_MAX) {
         return tier_alloc_pages(allocator, tier_order_for_(bytes));
     }
-    return tier_alloc(allocator, tier_aligned_class_(bytes, alignment));
+    return tier_alloc(allocator, tier_aligned_bytes_(bytes, alignment));
 }
 
 TIERALLOC_API void *tier_calloc(struct tier_allocator *allocator, size_t count,
@@ -626,7 +610,7 @@ static bool tier_block_fits_(const struct tier_allocator *allocator,
     int order = tier_buddy_order(&allocator->buddy, block);
 
     return order < 0 || bytes == TIER_PAGE_SIZE << order ||
-           (bytes > TIERALLOC_OBJECT_MAX && bytes <= TIER_BLOCK_MAX &&
+           (bytes > TIER_SLAB_BYTES_MAX && bytes <= TIER_BLOCK_MAX &&
             (unsigned)order == tier_order_for_(bytes));
 }
 
@@ -686,8 +670,9 @@ TIERALLOC_API size_t tier_usable_size(struct tier_allocator *allocator,
 /* Usable bytes that a request would get; more than BLOCK_MAX is 0. */
 static size_t tier_granted_(size_t bytes)
 {
-    if (bytes <= TIERALLOC_OBJECT_MAX) {
-        return tier_slab_class_bytes(tier_slab_class_(bytes));
+    if (bytes <= TIER_SLAB_BYTES_MAX) {
+        return tier_slab_class_bytes(tier_slab_class_(bytes)) -
+               TIER_GUARD_BYTES;
     }
     return bytes <= TIER_BLOCK_MAX ? TIER_PAGE_SIZE << tier_order_for_(bytes)
                                    : 0;
@@ -750,10 +735,11 @@ static void tier_tx_undo_grow_(void *context, void *object)
 
     TIERALLOC_LOCK(&allocator->lock);
     struct tier_slab_desc_ *desc = tier_slab_find_(&allocator->slab, object);
-    struct tier_cache *cache = desc == NULL ? NULL : desc->cache;
+    struct tier_cache_base *cache = desc == NULL ? NULL : desc->cache;
 
     (void)tier_free_(allocator, object);
-    if (cache != NULL && cache->empty == desc) {
+    if (cache != NULL && (cache->empty == desc || cache->current == desc) &&
+        tier_slab_is_empty_(desc)) {
         tier_cache_trim_(&allocator->slab, cache);
     }
     TIERALLOC_UNLOCK(&allocator->lock);
@@ -838,9 +824,8 @@ TIERALLOC_API bool tier_check(struct tier_allocator *allocator)
     TIERALLOC_LOCK(&allocator->lock);
     const struct tier_buddy *buddy = &allocator->buddy;
     size_t used = buddy->managed_pages - buddy->free_pages;
-    bool whole =
-        tier_buddy_check(buddy) && tier_slab_check(&allocator->slab) &&
-        used == tier_slab_pages_(&allocator->slab) + allocator->live_pages;
+    bool whole = tier_buddy_check(buddy) && tier_slab_check(&allocator->slab) &&
+                 used == allocator->slab.pages + allocator->live_pages;
 
     TIERALLOC_UNLOCK(&allocator->lock);
     return whole;
@@ -850,18 +835,21 @@ TIERALLOC_API bool tier_check(struct tier_allocator *allocator)
 
 /* Write one line of the table of caches. */
 static void tier_write_cache_(const struct tier_writer_ *to,
-                              const struct tier_cache *cache)
+                              const struct tier_cache_base *cache)
 {
+    struct tier_cache_stats stats;
+
     if (cache->slabs == 0) {
         return;
     }
-    tier_write_number_(to, cache->object_bytes, 8);
-    tier_write_number_(to, cache->live, 10);
-    tier_write_number_(to, cache->slabs * cache->slab_objects, 10);
-    tier_write_number_(to, cache->slabs, 8);
-    tier_write_number_(to, cache->slab_pages, 8);
-    tier_write_(to, cache->name == NULL ? "" : "  ");
-    tier_write_(to, cache->name == NULL ? "" : cache->name);
+    tier_cache_base_stats_(cache, &stats);
+    tier_write_number_(to, stats.object_bytes, 8);
+    tier_write_number_(to, stats.live, 10);
+    tier_write_number_(to, stats.slabs * stats.slab_objects, 10);
+    tier_write_number_(to, stats.slabs, 8);
+    tier_write_number_(to, stats.slab_pages, 8);
+    tier_write_(to, stats.name == NULL ? "" : "  ");
+    tier_write_(to, stats.name == NULL ? "" : stats.name);
     tier_write_(to, "\n");
 }
 
@@ -877,7 +865,7 @@ static void tier_write_pages_(const struct tier_writer_ *to,
     tier_write_(to, ", in blocks ");
     tier_write_number_(to, allocator->live_pages, 0);
     tier_write_(to, ", in slabs ");
-    tier_write_number_(to, tier_slab_pages_(&allocator->slab), 0);
+    tier_write_number_(to, allocator->slab.pages, 0);
     tier_write_(to, "\n");
     tier_buddy_dump(buddy, to->put, to->context);
 }
@@ -897,7 +885,7 @@ TIERALLOC_API void tier_dump(struct tier_allocator *allocator, tier_put put,
         tier_write_cache_(&to, &slab->classes[i]);
     }
     for (const struct tier_cache *c = slab->named; c != NULL; c = c->next) {
-        tier_write_cache_(&to, c);
+        tier_write_cache_(&to, &c->base);
     }
     TIERALLOC_UNLOCK(&allocator->lock);
 }

@@ -868,6 +868,12 @@ static bool tier_zones_check_map_(const struct tier_pagemap *map)
     uintptr_t kind = (uintptr_t)map->entry;
 
     kind += map->pages * sizeof(union tier_page_entry);
+#if TIERALLOC_CPUS > 0
+    if ((uintptr_t)map->cut != kind) {
+        return false;
+    }
+    kind += map->pages * sizeof(uint16_t);
+#endif
     return (uintptr_t)map->kind == kind &&
            map->skew ==
                (map->first & (tier_order_pages_(TIERALLOC_MAX_ORDER) - 1));
@@ -882,6 +888,12 @@ static bool tier_zones_check_part_(const struct tier_pagemap *part,
     uintptr_t entry = (uintptr_t)whole->entry;
 
     entry += begin * sizeof(union tier_page_entry);
+#if TIERALLOC_CPUS > 0
+    if ((uintptr_t)part->cut !=
+        (uintptr_t)whole->cut + begin * sizeof(uint16_t)) {
+        return false;
+    }
+#endif
     return begin < whole->pages && part->pages <= whole->pages - begin &&
            (uintptr_t)part->kind == kind && (uintptr_t)part->entry == entry &&
            part->skew ==

@@ -103,7 +103,7 @@ options() {
         /^\/\*/ { comment = "" }
         { comment = comment " " $0 }
         /^#ifndef TIERALLOC_/ { name = $2 }
-        /^#define TIERALLOC_/ && $2 == name && $3 ~ /^[0-9]+$/ {
+        /^ *#define TIERALLOC_/ && $2 == name && $3 ~ /^[0-9]+$/ && !seen[name]++ {
             print name, $3, (comment ~ /\[layout\]/ ? "layout" : "local")
         }
     ' "$include/tieralloc/config.h"

@@ -22,7 +22,7 @@
 #define CACHES      3
 
 TEST_ARENA(arena, ARENA_BYTES);
-static uint64_t map_memory[ARENA_PAGES * 9 / 8];
+static uint64_t map_memory[TIER_PAGEMAP_BYTES(ARENA_PAGES) / 8];
 static bool claimed[ARENA_BYTES / MODEL_GRAIN];
 static struct model model;
 static struct tier_pagemap map;
@@ -31,33 +31,40 @@ static struct tier_slab slab;
 static struct tier_cache caches[CACHES]; /* slot.tag is the index + 1 */
 static const size_t cache_bytes[CACHES] = {1, 100, TIERALLOC_OBJECT_MAX - 40};
 static const size_t cache_alignment[CACHES] = {64, 4, 8};
+static const unsigned cache_flags[CACHES] = {0, 0, TIER_CACHE_KEEP_NONE};
+static unsigned char made[ARENA_BYTES / MODEL_GRAIN]; /* times, by address */
 
 static struct {
-    size_t pages;     /* held by the slab tier */
+    struct tier_page_source inner; /* the buddy's */
+    size_t pages;                  /* held by the slab tier */
     unsigned fail_in; /* requests of pages until one fails; 0 for never */
     bool failed;      /* one has, since this was cleared */
     size_t failed_allocs;
     size_t refused_frees;
 } seen;
 
-/* --- The page source ------------------------------------------------------ */
-
-static unsigned order_for(size_t pages)
+/* How often the object at an address was constructed. */
+static unsigned char *made_of(const void *object)
 {
-    unsigned order = 0;
-
-    while ((size_t)1 << order < pages) {
-        order++;
-    }
-    return order;
+    return &made[(size_t)((const unsigned char *)object - arena) / MODEL_GRAIN];
 }
+
+static void construct(void *object)
+{
+    ++*made_of(object);
+}
+
+static const tier_construct cache_construct[CACHES] = {NULL, construct, NULL};
+
+/* --- The page source ------------------------------------------------------ */
 
 static void *acquire(void *context, size_t pages)
 {
     void *memory = NULL;
 
+    cr_assert_eq(context, (void *)&seen);
     if (seen.fail_in == 0 || --seen.fail_in != 0) {
-        memory = tier_buddy_alloc(context, order_for(pages));
+        memory = seen.inner.acquire(seen.inner.context, pages);
     }
     seen.failed = seen.failed || memory == NULL;
     seen.pages += memory == NULL ? 0 : pages;
@@ -66,8 +73,14 @@ static void *acquire(void *context, size_t pages)
 
 static void release(void *context, void *memory, size_t pages)
 {
-    cr_assert_eq(tier_buddy_order(context, memory), (int)order_for(pages));
-    cr_assert_eq(tier_buddy_free(context, memory), TIER_OK);
+    const size_t first = tier_pagemap_index_(&map, memory);
+
+    cr_assert_eq(context, (void *)&seen);
+    for (size_t i = first; i < first + pages; i++) {
+        cr_assert_eq(map.kind[i], TIER_KIND_NONE);
+    }
+    memset(made_of(memory), 0, pages * TIER_PAGE_SIZE / MODEL_GRAIN);
+    seen.inner.release(seen.inner.context, memory, pages);
     seen.pages -= pages;
 }
 
@@ -90,7 +103,7 @@ static void verify(void)
 
 static struct tier_slab slab_before;
 static struct tier_cache caches_before[CACHES];
-static uint64_t map_before[ARENA_PAGES * 9 / 8];
+static uint64_t map_before[TIER_PAGEMAP_BYTES(ARENA_PAGES) / 8];
 
 static void remember(void)
 {
@@ -120,6 +133,8 @@ static void entered(void *object, size_t bytes, size_t usable, unsigned tag)
         cr_assert(seen.failed);
         seen.failed_allocs++;
     } else {
+        cr_assert(tag == 0 || cache_construct[tag - 1] == NULL ||
+                  *made_of(object) == 1);
         model_add(&model, object, bytes, usable, tag);
         cr_assert_eq(tier_slab_usable_size(&slab, object), usable);
     }
@@ -139,10 +154,12 @@ static void call_alloc(void)
 {
     const size_t bytes = some_bytes();
 
-    seen.failed = bytes > TIERALLOC_OBJECT_MAX;
-    if (model.count < MODEL_SLOTS) {
-        entered(tier_slab_alloc(&slab, bytes), bytes,
-                model_class(seen.failed ? 0 : bytes), 0);
+    seen.failed = false;
+    if (bytes > TIERALLOC_OBJECT_MAX) {
+        cr_assert_null(tier_slab_alloc(&slab, bytes));
+        verify();
+    } else if (model.count < MODEL_SLOTS) {
+        entered(tier_slab_alloc(&slab, bytes), bytes, model_class(bytes), 0);
     }
 }
 
@@ -153,7 +170,7 @@ static void call_cache_alloc(void)
     seen.failed = false;
     if (model.count < MODEL_SLOTS) {
         entered(tier_cache_alloc(&caches[i]), cache_bytes[i],
-                caches[i].object_bytes, i + 1);
+                caches[i].base.object_bytes, i + 1);
     }
 }
 
@@ -305,7 +322,11 @@ static void call_free_twice(void)
     remember();
     const enum tier_status status = tier_slab_free(&slab, object);
 
-    cr_assert_eq(status, TIER_ERR_DOUBLE_FREE); /* an empty slab is kept */
+    /* When its slab became empty, that may have gone back. */
+    cr_assert_eq(status,
+                 (tier_pagemap_kind_(&map, object) & TIER_KIND_SLAB) != 0
+                     ? TIER_ERR_DOUBLE_FREE
+                     : TIER_ERR_FOREIGN);
     expect_refused(status);
     verify();
 }
@@ -337,7 +358,8 @@ static void call_destroy(void)
         cr_assert_eq(memcmp(caches, caches_before, sizeof(caches)), 0);
     } else {
         cr_assert_eq(tier_cache_init(&caches[i], &slab, "again", cache_bytes[i],
-                                     cache_alignment[i]),
+                                     cache_alignment[i], cache_flags[i],
+                                     cache_construct[i]),
                      TIER_OK);
     }
     verify();
@@ -373,13 +395,14 @@ static void (*const calls[])(void) = {
 
 static void set_up(size_t pages)
 {
-    const struct tier_page_source source = {acquire, release, &buddy};
+    const struct tier_page_source source = {acquire, release, &seen};
 
     memset(&seen, 0, sizeof(seen));
     memset(&slab, 0, sizeof(slab));
     memset(caches, 0, sizeof(caches));
     memset(map_memory, 0xA5, sizeof(map_memory));
     memset(arena, 0xEE, sizeof(arena));
+    memset(made, 0, sizeof(made));
     model_init(&model, arena, ARENA_BYTES, claimed);
     cr_assert_eq(tier_pagemap_init(&map, (uintptr_t)arena, ARENA_BYTES,
                                    map_memory, sizeof(map_memory)),
@@ -387,10 +410,12 @@ static void set_up(size_t pages)
     tier_buddy_init(&buddy, &map);
     cr_assert_eq(tier_buddy_add(&buddy, arena, pages * TIER_PAGE_SIZE),
                  TIER_OK);
+    tier_buddy_source(&buddy, &seen.inner);
     tier_slab_init(&slab, &map, &source);
     for (unsigned i = 0; i < CACHES; i++) {
         cr_assert_eq(tier_cache_init(&caches[i], &slab, "cache", cache_bytes[i],
-                                     cache_alignment[i]),
+                                     cache_alignment[i], cache_flags[i],
+                                     cache_construct[i]),
                      TIER_OK);
     }
 }

@@ -26,7 +26,7 @@
 #define STEPS 2000000
 #define BASE  ((uintptr_t)0x40000000)
 
-static uint64_t metadata[PAGES * 9 / 8];
+static uint64_t metadata[TIER_PAGEMAP_BYTES(PAGES) / 8];
 static struct tier_pagemap map;
 static struct tier_buddy buddy;
 static pthread_mutex_t lock;
