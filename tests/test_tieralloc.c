@@ -160,7 +160,8 @@ Test(tieralloc, refuses_bad_spans_and_maps_and_changes_nothing)
     const size_t need = tier_map_bytes(base, ARENA_BYTES);
     unsigned char *const map = (unsigned char *)map_memory;
 
-    cr_assert(need >= TIER_PAGEMAP_BYTES(ARENA_PAGES) && need <= sizeof(map_memory));
+    cr_assert(need >= TIER_PAGEMAP_BYTES(ARENA_PAGES) &&
+              need <= sizeof(map_memory));
     for (unsigned given = 0; given < 2; given++) {
         void *const at = given ? map : NULL;
         const size_t size = sizeof(map_memory);
@@ -1695,7 +1696,8 @@ Test(tieralloc, dumps_its_state_as_text)
     static struct tier_cache cache;
 
     set_up(64);
-    cr_assert_eq(tier_cache_init(&cache, &heap.slab, "inode", 200, 8, 0, NULL), TIER_OK);
+    cr_assert_eq(tier_cache_init(&cache, &heap.slab, "inode", 200, 8, 0, NULL),
+                 TIER_OK);
     cr_assert_not_null(tier_cache_alloc(&cache));
     cr_assert_not_null(tier_alloc(&heap, 64));
     cr_assert_not_null(tier_alloc_pages(&heap, 2));
@@ -1725,7 +1727,8 @@ Test(tieralloc, frees_objects_of_named_caches)
     set_up(64);
     const struct tier_stats first = stats_of(&heap);
 
-    cr_assert_eq(tier_cache_init(&cache, &heap.slab, "inode", 200, 8, 0, NULL), TIER_OK);
+    cr_assert_eq(tier_cache_init(&cache, &heap.slab, "inode", 200, 8, 0, NULL),
+                 TIER_OK);
     void *const object = tier_cache_alloc(&cache);
 
     cr_assert_eq(tier_usable_size(&heap, object),
@@ -1742,7 +1745,8 @@ Test(tieralloc, shrinking_an_object_of_a_named_cache_never_fails)
     static struct tier_cache cache;
 
     set_up(64);
-    cr_assert_eq(tier_cache_init(&cache, &heap.slab, "inode", 200, 8, 0, NULL), TIER_OK);
+    cr_assert_eq(tier_cache_init(&cache, &heap.slab, "inode", 200, 8, 0, NULL),
+                 TIER_OK);
     void *const object = tier_cache_alloc(&cache);
 
     exhaust();

@@ -551,7 +551,7 @@ static void tier_cache_set_(struct tier_cache_base *cache,
 {
     unsigned shift = 0;
 
-    while (objects >> shift >= 2 * TIER_SLAB_FILLS) {
+    while (objects >> shift >= (size_t)TIER_SLAB_FILLS * 2) {
         shift++;
     }
     cache->slab = slab;
