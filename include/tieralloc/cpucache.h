@@ -374,19 +374,6 @@ _Static_assert(sizeof(struct tier_magazine) == 32,
 _Static_assert(TIER_SLAB_PAGES_MAX < 32, "pages to the end of a slab fit");
 _Static_assert(TIER_SLAB_CLASSES < UINT16_MAX >> 5, "a class fits a cut");
 
-/*
- * Magazines are read by other CPUs, which look for an object that is freed
- * twice: each access is whole, which costs no instruction.
- */
-#if TIERALLOC_CPUS > 1
-#define TIER_PEEK_(place) __atomic_load_n(&(place), __ATOMIC_RELAXED)
-#define TIER_POKE_(place, with) \
-    __atomic_store_n(&(place), with, __ATOMIC_RELAXED)
-#else
-#define TIER_PEEK_(place)       (place)
-#define TIER_POKE_(place, with) ((place) = (with))
-#endif
-
 /* The offset of a full magazine's top in an aligned row of slots. */
 #define TIER_MAGAZINE_MASK_ (TIER_MAGAZINE_SLOTS * sizeof(void *) - 1)
 
@@ -518,6 +505,15 @@ TIERALLOC_API enum tier_status tier_cpucache_init(struct tier_cpucache *cache,
 
 /* --- Magazines --- */
 
+/*
+ * What the calling CPU has. TIERALLOC_CPU() is expanded here alone: it may name
+ * any variable but this one.
+ */
+TIER_INLINE_ struct tier_cpu *tier_cpu_here_(struct tier_cpucache *caches_)
+{
+    return &caches_->cpu[TIERALLOC_CPU()];
+}
+
 /* The class of a magazine of a CPU, which is not magazine 0. */
 TIER_INLINE_ unsigned tier_magazine_class_(const struct tier_cpu *cpu,
                                            const struct tier_magazine *magazine)
@@ -595,7 +591,7 @@ static void tier_cpucache_lock_(struct tier_cpucache *cache,
 {
     TIERALLOC_LOCK(cache->lock);
     (void)cache;
-    cpu->locks++;
+    TIER_POKE_(cpu->locks, cpu->locks + 1);
 }
 
 static void tier_cpucache_unlock_(struct tier_cpucache *cache)
@@ -675,14 +671,14 @@ static bool tier_depot_fill_(struct tier_cpucache *cache, struct tier_cpu *cpu,
     size_t count =
         depot->count < magazine->batch ? depot->count : magazine->batch;
 
-    depot->count -= (uint32_t)count;
+    TIER_POKE_(depot->count, depot->count - (uint32_t)count);
     for (size_t i = 0; i < count; i++) {
         TIER_POKE_(magazine->floor[i], depot->slot[depot->count + i]);
         TIER_OPAQUE_(i);
     }
     TIER_POKE_(magazine->top, magazine->floor + count);
     TIERALLOC_UNLOCK(&depot->lock);
-    cpu->locks++;
+    TIER_POKE_(cpu->locks, cpu->locks + 1);
     return count != 0;
 }
 
@@ -702,11 +698,11 @@ static bool tier_depot_give_(struct tier_cpucache *cache, struct tier_cpu *cpu,
             depot->slot[depot->count + i] = magazine->floor[i];
             TIER_OPAQUE_(i);
         }
-        depot->count += (uint32_t)count;
+        TIER_POKE_(depot->count, depot->count + (uint32_t)count);
         tier_magazine_drop_(magazine, count);
     }
     TIERALLOC_UNLOCK(&depot->lock);
-    cpu->locks++;
+    TIER_POKE_(cpu->locks, cpu->locks + 1);
     return room;
 }
 
@@ -721,10 +717,10 @@ static size_t tier_depot_drain_(struct tier_cpucache *cache,
     for (size_t i = 0; i < count; i++) {
         tier_cpucache_put_(cache->slab, depot->slot[i]);
     }
-    depot->count = 0;
+    TIER_POKE_(depot->count, 0);
     TIERALLOC_UNLOCK(&depot->lock);
     tier_cpucache_unlock_(cache);
-    cpu->locks++;
+    TIER_POKE_(cpu->locks, cpu->locks + 1);
     return count;
 }
 #endif
@@ -734,7 +730,7 @@ static void tier_cpucache_flush_(struct tier_cpucache *cache,
                                  struct tier_cpu *cpu,
                                  struct tier_magazine *magazine)
 {
-    magazine->moves++;
+    TIER_POKE_(magazine->moves, magazine->moves + 1);
 #if TIERALLOC_CPUS > 1
     if (tier_depot_give_(cache, cpu, magazine)) {
         return;
@@ -751,7 +747,7 @@ TIER_NOINLINE_ static void *tier_cpucache_refill_(
     if (magazine == &cpu->magazine[0]) {
         return NULL;
     }
-    magazine->moves++;
+    TIER_POKE_(magazine->moves, magazine->moves + 1);
 #if TIERALLOC_CPUS > 1
     if (tier_depot_fill_(cache, cpu, magazine)) {
         return tier_magazine_pop_(magazine);
@@ -794,7 +790,7 @@ TIERALLOC_API size_t tier_cpucache_drain(struct tier_cpucache *cache,
 TIERALLOC_API size_t tier_cpucache_trim(struct tier_cpucache *cache)
 {
     TIERALLOC_CPU_ENTER(state);
-    struct tier_cpu *cpu = &cache->cpu[TIERALLOC_CPU()];
+    struct tier_cpu *cpu = tier_cpu_here_(cache);
 
     tier_cpucache_lock_(cache, cpu);
     size_t before = cache->slab->pages;
@@ -873,7 +869,7 @@ TIERALLOC_API void *tier_cpucache_alloc(struct tier_cpucache *cache,
                                         size_t bytes)
 {
     TIERALLOC_CPU_ENTER(state);
-    struct tier_cpu *cpu = &cache->cpu[TIERALLOC_CPU()];
+    struct tier_cpu *cpu = tier_cpu_here_(cache);
     size_t offset = tier_cpu_offset_(cpu, bytes);
     void *object = tier_cpucache_take_(
         cache, cpu, tier_cpu_magazine_(cpu, offset), bytes, TIER_SITE_());
@@ -886,7 +882,7 @@ TIERALLOC_API void *tier_cpucache_alloc_class(struct tier_cpucache *cache,
                                               size_t size_class)
 {
     TIERALLOC_CPU_ENTER(state);
-    struct tier_cpu *cpu = &cache->cpu[TIERALLOC_CPU()];
+    struct tier_cpu *cpu = tier_cpu_here_(cache);
     size_t bytes = TIERALLOC_CHECKS == 2
                        ? tier_slab_class_bytes(size_class) - TIER_GUARD_BYTES
                        : 0;
@@ -900,7 +896,12 @@ TIERALLOC_API void *tier_cpucache_alloc_class(struct tier_cpucache *cache,
 /* --- Freeing --- */
 
 #if TIERALLOC_CHECKS
-/* True when a magazine has an object. Its CPU may be at work on it. */
+/*
+ * True when a magazine has an object. Its CPU may push and pop meanwhile: what
+ * was pushed before the caller knew of it is seen. (A weakly ordered machine may
+ * show a slot as it was before the last push; that matters only to an object in
+ * use that holds its own mark and lay in this very slot before.)
+ */
 static bool tier_magazine_has_(const struct tier_magazine *magazine,
                                const void *object)
 {
@@ -964,7 +965,7 @@ TIER_NOINLINE_ static enum tier_status tier_cpucache_overflow_(
     struct tier_cpucache *cache, void *object, struct tier_magazine *magazine,
     uintptr_t site)
 {
-    struct tier_cpu *cpu = &cache->cpu[TIERALLOC_CPU()];
+    struct tier_cpu *cpu = tier_cpu_here_(cache);
 
 #if !TIERALLOC_CHECKS
     if (magazine == &cpu->magazine[0]) {
@@ -1011,7 +1012,7 @@ static enum tier_status tier_cpucache_judge_(struct tier_cpucache *cache,
 TIER_NOINLINE_ static enum tier_status tier_cpucache_free_closely_(
     struct tier_cpucache *cache, void *object, size_t bytes, uintptr_t site)
 {
-    struct tier_cpu *cpu = &cache->cpu[TIERALLOC_CPU()];
+    struct tier_cpu *cpu = tier_cpu_here_(cache);
     struct tier_slab *slab = cache->slab;
     struct tier_magazine *magazine = NULL;
     enum tier_status status = TIER_ERR_FOREIGN;
@@ -1104,7 +1105,7 @@ TIERALLOC_API enum tier_status tier_cpucache_free(struct tier_cpucache *cache,
                                                   void *object)
 {
     TIERALLOC_CPU_ENTER(state);
-    struct tier_cpu *cpu = &cache->cpu[TIERALLOC_CPU()];
+    struct tier_cpu *cpu = tier_cpu_here_(cache);
     enum tier_status status;
     size_t offset;
 
@@ -1122,7 +1123,7 @@ TIERALLOC_API enum tier_status tier_cpucache_free_sized(
     struct tier_cpucache *cache, void *object, size_t bytes)
 {
     TIERALLOC_CPU_ENTER(state);
-    struct tier_cpu *cpu = &cache->cpu[TIERALLOC_CPU()];
+    struct tier_cpu *cpu = tier_cpu_here_(cache);
     size_t wanted = tier_cpu_offset_(cpu, bytes);
     enum tier_status status;
     size_t offset = wanted;
@@ -1149,11 +1150,11 @@ static void tier_cpu_stats_(const struct tier_cpucache *cache,
                             const struct tier_cpu *cpu,
                             struct tier_cpucache_stats *stats)
 {
-    stats->locks += cpu->locks;
+    stats->locks += TIER_PEEK_(cpu->locks);
     for (unsigned i = 0; i < TIER_SLAB_CLASSES; i++) {
         size_t count = tier_magazine_count_(&cpu->magazine[i + 1]);
 
-        stats->moves += cpu->magazine[i + 1].moves;
+        stats->moves += TIER_PEEK_(cpu->magazine[i + 1].moves);
         stats->waiting_objects += count;
         stats->waiting_bytes += count * cache->slab->classes[i].object_bytes;
     }
@@ -1171,7 +1172,7 @@ TIERALLOC_API void tier_cpucache_stats(const struct tier_cpucache *cache,
     }
 #if TIERALLOC_CPUS > 1
     for (unsigned i = 0; i < TIER_SLAB_CLASSES; i++) {
-        size_t count = cache->depot[i].count;
+        size_t count = TIER_PEEK_(cache->depot[i].count);
 
         stats->waiting_objects += count;
         stats->waiting_bytes += count * cache->slab->classes[i].object_bytes;

@@ -28,6 +28,19 @@
 /* Have the compiler forget what it knows of an object in memory. */
 #define TIER_REREAD_(object) __asm__("" : "+m"(object))
 
+/*
+ * Read or write what other CPUs may write or read meanwhile, without a lock:
+ * each access is whole and made once, which costs no instruction.
+ */
+#if TIERALLOC_CPUS > 1
+#define TIER_PEEK_(place) __atomic_load_n(&(place), __ATOMIC_RELAXED)
+#define TIER_POKE_(place, with) \
+    __atomic_store_n(&(place), with, __ATOMIC_RELAXED)
+#else
+#define TIER_PEEK_(place)       (place)
+#define TIER_POKE_(place, with) ((place) = (with))
+#endif
+
 /* A word of the machine's natural width, for bit sets and bulk stores. */
 typedef uintptr_t tier_word_;
 

@@ -867,6 +867,30 @@ static bool tier_cache_carves_(const struct tier_slab *slab,
 #endif
 }
 
+#if TIERALLOC_CPUS > 0
+/* Let the per-CPU caches use the pages in which newly carved objects begin. */
+static void tier_slab_expose_(const struct tier_slab *slab,
+                              const struct tier_slab_desc_ *desc, size_t before)
+{
+    size_t first = tier_slab_first_(slab, desc);
+    size_t at = first;
+    size_t last = tier_pagemap_index_(
+        &slab->map, tier_slab_object_(desc, desc->carved - (size_t)1));
+
+    if (before != 0) {
+        at = tier_pagemap_index_(&slab->map,
+                                 tier_slab_object_(desc, before - 1)) +
+             1;
+    }
+    for (; at <= last; at++) {
+        size_t left = first + desc->pages - at;
+
+        TIER_POKE_(slab->map.cut[at],
+                   (uint16_t)tier_slab_cut_(desc->cache, left));
+    }
+}
+#endif
+
 /*
  * Make objects ready up to one that is handed out for the first time, and all
  * others that begin in its page. Cold.
@@ -877,8 +901,8 @@ TIER_NOINLINE_ static void tier_slab_carve_(struct tier_slab *slab,
 {
     uintptr_t page =
         (uintptr_t)tier_slab_object_(desc, index) >> TIERALLOC_PAGE_SHIFT;
-
-    size_t carved = desc->carved;
+    size_t before = desc->carved;
+    size_t carved = before;
 
     for (; carved < desc->objects; carved++) {
         void *object = tier_slab_object_(desc, carved);
@@ -891,13 +915,10 @@ TIER_NOINLINE_ static void tier_slab_carve_(struct tier_slab *slab,
     desc->carved = (uint16_t)carved;
 #if TIERALLOC_CPUS > 0
     if (slab->cached && !tier_cache_is_named_(desc->cache)) {
-        size_t at = page - slab->map.first;
-        size_t left = tier_slab_first_(slab, desc) + desc->pages - at;
-
-        for (; left <= desc->pages; left++, at--) {
-            slab->map.cut[at] = (uint16_t)tier_slab_cut_(desc->cache, left);
-        }
+        tier_slab_expose_(slab, desc, before);
     }
+#else
+    (void)before;
 #endif
 }
 
@@ -1088,7 +1109,7 @@ static void tier_slab_disclaim_(const struct tier_slab *slab, size_t first,
 
 #if TIERALLOC_CPUS > 0
     for (size_t i = first; slab->cached && i < first + pages; i++) {
-        slab->map.cut[i] = 0;
+        TIER_POKE_(slab->map.cut[i], 0);
         TIER_OPAQUE_(i);
     }
 #endif
