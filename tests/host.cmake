@@ -27,3 +27,25 @@ foreach(file IN LISTS test_files)
         FAIL_REGULAR_EXPRESSION "Tested: 0 ")
 endforeach()
 target_link_libraries(test_hosted PRIVATE tieralloc_hosted)
+
+# add_variant(MODULE NAME OPTION...): a test with other options, in fewer steps.
+function(add_variant module name)
+    add_executable(test_${module}_${name} test_${module}.c)
+    target_link_libraries(test_${module}_${name} PRIVATE tieralloc_host_test)
+    target_compile_definitions(test_${module}_${name} PRIVATE
+        TIERALLOC_TEST_STEPS=2000 ${ARGN})
+    add_test(NAME host.${module}.${name} COMMAND test_${module}_${name})
+    set_tests_properties(host.${module}.${name} PROPERTIES
+        LABELS host
+        TIMEOUT 300
+        FAIL_REGULAR_EXPRESSION "Tested: 0 ")
+endfunction()
+
+add_variant(slab unchecked TIERALLOC_CHECKS=0)
+add_variant(slab guarded TIERALLOC_CHECKS=2)
+add_variant(slab steps8 TIERALLOC_CLASS_STEPS=8 TIERALLOC_MIN_ALIGN=16)
+add_variant(cpucache unchecked TIERALLOC_CHECKS=0)
+add_variant(cpucache guarded TIERALLOC_CHECKS=2)
+add_variant(cpucache one-cpu TIERALLOC_CPUS=1)
+add_variant(cpucache off TIERALLOC_CPUS=0)
+add_variant(cpucache steps8 TIERALLOC_CLASS_STEPS=8 TIERALLOC_MIN_ALIGN=16)

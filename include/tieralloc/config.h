@@ -108,8 +108,8 @@
 
 /*
  * At TIERALLOC_CHECKS 2: an expression, a uintptr_t, that says who is calling. It
- * is evaluated in the public functions that allocate and free objects, so that
- * the default is the address after the call in the caller.
+ * is evaluated in the functions of slab.h and cpucache.h that allocate and free
+ * objects, so that the default is the address after the call of these.
  */
 #ifndef TIERALLOC_SITE
 #define TIERALLOC_SITE() ((uintptr_t)__builtin_return_address(0))
@@ -182,8 +182,9 @@
 #endif
 
 /*
- * Most bytes of objects of one size that wait for one CPU; 0 to 1048576. At least
- * two objects of each size may wait, and at most 63.
+ * Most bytes of objects of one size that wait for one CPU; 0 to 1048576. With
+ * several CPUs, twice as many may wait between them all besides. At least two
+ * objects of each size may wait, and at most 63.
  */
 #ifndef TIERALLOC_CPU_BYTES
 #define TIERALLOC_CPU_BYTES 65536

@@ -21,6 +21,10 @@
  * address is a multiplication (Lemire, Kaser, Kurz, "Faster remainder by direct
  * computation", 2019). The first word of a free object holds a mark; an object
  * freed with it is looked for in its slab and in all magazines.
+ *
+ * O(1) but for a batch. Takes 25 KiB per CPU (64-bit, objects up to 32 KiB), and 1
+ * KiB per class for depots. Locks as config.h says; what is to be called under the
+ * lock says so.
  */
 #ifndef TIERALLOC_CPUCACHE_H
 #define TIERALLOC_CPUCACHE_H
@@ -45,7 +49,7 @@ struct tier_magazine {
     uint32_t reciprocal; /* 2^32 / bytes of an object, rounded up */
     uint32_t batch;      /* objects that move at once */
     void **floor;        /* the lowest slot for an object */
-    size_t moves;        /* batches that came or went */
+    size_t moves;        /* times it was found empty, or full */
 } __attribute__((aligned(32)));
 
 /* Entries of the table of sizes. */
@@ -93,36 +97,9 @@ struct tier_cpucache {
 struct tier_cpucache_stats {
     size_t waiting_objects; /* free, in magazines and depots */
     size_t waiting_bytes;   /* bytes of these */
-    size_t moves;           /* batches that came to magazines or left them */
-    size_t locks;           /* locks taken for that, and by refused frees */
+    size_t moves;           /* times a magazine was found empty, or full */
+    size_t locks;           /* locks taken, for whatever reason */
 };
-
-/*
- * The size class of a number of bytes, at most TIER_SLAB_BYTES_MAX: a constant
- * expression if `bytes` is one. It is evaluated several times.
- */
-#define TIER_SIZE_CLASS(bytes) \
-    TIER_CLASS_OF_(TIER_CLASS_ROUND_((size_t)(bytes)))
-
-#define TIER_CLASS_ROUND_(bytes)                    \
-    (((bytes) + ((bytes) == 0) + TIER_GUARD_BYTES + \
-      (TIERALLOC_MIN_ALIGN - 1)) &                  \
-     ~(size_t)(TIERALLOC_MIN_ALIGN - 1))
-#define TIER_CLASS_IN_(bytes, doubling)                      \
-    (8U + (doubling)*TIERALLOC_CLASS_STEPS +                 \
-     (unsigned)(((bytes) - ((size_t)64 << (doubling)) - 1) / \
-                (((size_t)64 / TIERALLOC_CLASS_STEPS) << (doubling))))
-#define TIER_CLASS_OF_(bytes)                               \
-    ((bytes) <= 64      ? (unsigned)(((bytes) + 7) / 8) - 1 \
-     : (bytes) <= 128   ? TIER_CLASS_IN_(bytes, 0)          \
-     : (bytes) <= 256   ? TIER_CLASS_IN_(bytes, 1)          \
-     : (bytes) <= 512   ? TIER_CLASS_IN_(bytes, 2)          \
-     : (bytes) <= 1024  ? TIER_CLASS_IN_(bytes, 3)          \
-     : (bytes) <= 2048  ? TIER_CLASS_IN_(bytes, 4)          \
-     : (bytes) <= 4096  ? TIER_CLASS_IN_(bytes, 5)          \
-     : (bytes) <= 8192  ? TIER_CLASS_IN_(bytes, 6)          \
-     : (bytes) <= 16384 ? TIER_CLASS_IN_(bytes, 7)          \
-                        : TIER_CLASS_IN_(bytes, 8))
 
 /* --- Lifecycle ------------------------------------------------------------ */
 
@@ -136,8 +113,10 @@ struct tier_cpucache_stats {
  * lock. Neither struct may move. Reads two bytes a page of the span, a word at a
  * time, and writes only what is not zero; O(CPUs * classes) besides.
  *
- * Returns TIER_OK, or with nothing changed:
+ * Requires: no other slab tier with such caches over the same map.
+ * Returns TIER_OK, or with nothing changed (with TIERALLOC_CPUS 0, always OK):
  *   TIER_ERR_MISALIGNED  `cache` is not aligned as its type is;
+ *   TIER_ERR_INVALID     the slab tier's map has no memory yet;
  *   TIER_ERR_IN_USE      an object of a size class is in use, or the slab tier
  *                        has such caches already.
  */
@@ -154,8 +133,10 @@ TIERALLOC_API enum tier_status tier_cpucache_init(struct tier_cpucache *cache,
  * struct may move. Reads two bytes a page of the span, a word at a time, and
  * writes only what is not zero; O(classes) besides.
  *
- * Returns TIER_OK, or with nothing changed:
+ * Requires: no other slab tier with such caches over the same map.
+ * Returns TIER_OK, or with nothing changed (with TIERALLOC_CPUS 0, always OK):
  *   TIER_ERR_MISALIGNED  `cache` is not aligned as its type is;
+ *   TIER_ERR_INVALID     the slab tier's map has no memory yet;
  *   TIER_ERR_IN_USE      an object of a size class is in use, or the slab tier
  *                        has such caches already.
  */
@@ -196,7 +177,8 @@ TIERALLOC_API void *tier_cpucache_alloc(struct tier_cpucache *cache,
  * Allocate an object of a size class, as TIER_SIZE_CLASS gives it: no look-up
  * for a size that is known to the compiler.
  *
- * Returns NULL when there is no memory; size_class is below TIER_SLAB_CLASSES.
+ * Requires: a class that TIER_SIZE_CLASS gives for some size.
+ * Returns NULL when there is no memory.
  */
 TIERALLOC_API void *tier_cpucache_alloc_class(struct tier_cpucache *cache,
                                               size_t size_class);
@@ -205,16 +187,20 @@ TIERALLOC_API void *tier_cpucache_alloc_class(struct tier_cpucache *cache,
  * Free an object of any class or named cache; NULL is a no-op.
  *
  * Returns what tier_slab_free does; TIER_ERR_DOUBLE_FREE also while the object
- * waits in a magazine of any CPU. (If something was written to it after the
- * first free, that may be found only when the object goes back to its slab;
- * then it is dropped, and counted as a refused free.)
+ * waits in a magazine of any CPU.
+ *
+ * At TIERALLOC_CHECKS 1 a second free is not seen if the first word of the object
+ * was written to in between, or if two CPUs free it at the same moment: then it
+ * waits twice, and may be handed out twice. What goes back to a slab that has it
+ * already is dropped, and counted as a refused free. Level 2 sees the former.
  */
 TIERALLOC_API enum tier_status tier_cpucache_free(struct tier_cpucache *cache,
                                                   void *object);
 
 /*
  * Free an object that was asked for with `bytes` bytes; NULL is a no-op. See
- * tier_slab_free_sized. At TIERALLOC_CHECKS 0 cheaper than tier_cpucache_free.
+ * tier_slab_free_sized. At TIERALLOC_CHECKS 0 cheaper than tier_cpucache_free,
+ * and not for objects of named caches.
  */
 TIERALLOC_API enum tier_status tier_cpucache_free_sized(
     struct tier_cpucache *cache, void *object, size_t bytes);
@@ -453,9 +439,11 @@ static void tier_cpu_init_(struct tier_cpu *cpu, const struct tier_slab *slab)
 static enum tier_status tier_cpucache_set_(struct tier_cpucache *cache,
                                            struct tier_slab *slab)
 {
-    if (!tier_is_aligned_((uintptr_t)cache->cpu[0].slot,
-                          TIER_MAGAZINE_MASK_ + 1)) {
+    if (!tier_is_aligned_((uintptr_t)cache, _Alignof(struct tier_cpucache))) {
         return TIER_ERR_MISALIGNED;
+    }
+    if (slab->map.pages == 0) {
+        return TIER_ERR_INVALID;
     }
     for (unsigned i = 0; i < TIER_SLAB_CLASSES; i++) {
         if (slab->cached || slab->classes[i].live != 0) {
@@ -629,20 +617,17 @@ static void tier_cpucache_fill_(struct tier_cpucache *cache,
  * Put an object back into its slab. One that is free there already was freed
  * twice, and something hid its mark: it is dropped. The lock is held.
  */
-static void tier_cpucache_put_(struct tier_slab *slab, void *object)
+static void tier_cpucache_put_(struct tier_slab *slab,
+                               const struct tier_cache_base *base, void *object)
 {
-    size_t page = tier_pagemap_index_(&slab->map, object);
-    struct tier_slab_desc_ *desc =
-        (struct tier_slab_desc_ *)slab->map.entry[page].slab;
-    size_t index = tier_cache_index_(desc->cache,
-                                     (uintptr_t)object - (uintptr_t)desc->base);
+    struct tier_slab_desc_ *desc = tier_slab_find_(slab, object);
+    size_t index;
 
-#if TIERALLOC_CHECKS
-    if (TIER_UNLIKELY_(tier_slab_has_(desc, index))) {
+    if (TIER_UNLIKELY_(desc == NULL || desc->cache != base ||
+                       tier_slab_locate_(desc, object, &index) != TIER_OK)) {
         slab->refused_frees++;
         return;
     }
-#endif
     tier_slab_give_(slab, desc, index);
 }
 
@@ -651,9 +636,12 @@ static void tier_cpucache_give_(struct tier_cpucache *cache,
                                 struct tier_cpu *cpu,
                                 struct tier_magazine *magazine, size_t count)
 {
+    const struct tier_cache_base *base =
+        &cache->slab->classes[tier_magazine_class_(cpu, magazine)];
+
     tier_cpucache_lock_(cache, cpu);
     for (size_t i = 0; i < count; i++) {
-        tier_cpucache_put_(cache->slab, magazine->floor[i]);
+        tier_cpucache_put_(cache->slab, base, magazine->floor[i]);
     }
     tier_magazine_drop_(magazine, count);
     tier_cpucache_unlock_(cache);
@@ -710,12 +698,15 @@ static bool tier_depot_give_(struct tier_cpucache *cache, struct tier_cpu *cpu,
 static size_t tier_depot_drain_(struct tier_cpucache *cache,
                                 struct tier_cpu *cpu, struct tier_depot *depot)
 {
+    const struct tier_cache_base *base =
+        &cache->slab->classes[depot - cache->depot];
+
     tier_cpucache_lock_(cache, cpu);
     TIERALLOC_LOCK(&depot->lock);
     size_t count = depot->count;
 
     for (size_t i = 0; i < count; i++) {
-        tier_cpucache_put_(cache->slab, depot->slot[i]);
+        tier_cpucache_put_(cache->slab, base, depot->slot[i]);
     }
     TIER_POKE_(depot->count, 0);
     TIERALLOC_UNLOCK(&depot->lock);
@@ -819,18 +810,15 @@ TIER_INLINE_ void *tier_cpucache_open_(const struct tier_cpucache *cache,
                                        uintptr_t site)
 {
 #if TIERALLOC_CHECKS == 2
-    size_t page = tier_pagemap_index_(&cache->slab->map, object);
-    const struct tier_slab_desc_ *desc =
-        (const struct tier_slab_desc_ *)cache->slab->map.entry[page].slab;
-
-    tier_slab_open_(cache->slab, desc->cache, object, bytes + (bytes == 0),
-                    site);
+    tier_slab_open_(cache->slab,
+                    tier_slab_of_(&cache->slab->map, object)->cache, object,
+                    bytes + (bytes == 0), site);
 #else
     (void)cache;
     (void)bytes;
     (void)site;
 #endif
-#if TIERALLOC_CHECKS
+#if TIERALLOC_CHECKS == 1
     *(tier_alias_word_ *)object = 0;
 #endif
     return object;
@@ -940,17 +928,21 @@ static bool tier_cpucache_waits_(struct tier_cpucache *cache,
 }
 #endif
 
-/* Make an object in use a free one. */
-TIER_INLINE_ void tier_cpucache_close_(const struct tier_cpucache *cache,
-                                       const struct tier_cpu *cpu, void *object,
+/* Make an object in use a free one; false, and counted, if it is one. */
+TIER_INLINE_ bool tier_cpucache_close_(struct tier_cpucache *cache,
+                                       struct tier_cpu *cpu, void *object,
                                        uintptr_t site)
 {
 #if TIERALLOC_CHECKS == 2
-    size_t page = tier_pagemap_index_(&cpu->map, object);
-    const struct tier_slab_desc_ *desc =
-        (const struct tier_slab_desc_ *)cpu->map.entry[page].slab;
+    const struct tier_cache_base *base =
+        tier_slab_of_(&cpu->map, object)->cache;
 
-    tier_slab_close_(cache->slab, desc->cache, object, site);
+    if (!tier_slab_close_(cache->slab, base, object, site)) {
+        tier_cpucache_lock_(cache, cpu);
+        cache->slab->refused_frees++;
+        tier_cpucache_unlock_(cache);
+        return false;
+    }
 #elif TIERALLOC_CHECKS
     *(tier_alias_word_ *)object = tier_slab_mark_(&cpu->map, object);
 #endif
@@ -958,6 +950,7 @@ TIER_INLINE_ void tier_cpucache_close_(const struct tier_cpucache *cache,
     (void)cpu;
     (void)object;
     (void)site;
+    return true;
 }
 
 /* Free an object of the class of a magazine, in which there may be no room. */
@@ -980,7 +973,9 @@ TIER_NOINLINE_ static enum tier_status tier_cpucache_overflow_(
     if (tier_magazine_ends_(magazine->top)) {
         tier_cpucache_flush_(cache, cpu, magazine);
     }
-    tier_cpucache_close_(cache, cpu, object, site);
+    if (!tier_cpucache_close_(cache, cpu, object, site)) {
+        return TIER_ERR_DOUBLE_FREE;
+    }
     tier_magazine_push_(magazine, magazine->top, object);
     return TIER_OK;
 }
@@ -1024,16 +1019,19 @@ TIER_NOINLINE_ static enum tier_status tier_cpucache_free_closely_(
     struct tier_slab_desc_ *desc = tier_slab_find_(slab, object);
 
     if (desc != NULL && tier_cache_is_named_(desc->cache)) {
-        status = tier_slab_free_at_(slab, object, bytes, site);
-    } else if (desc != NULL) {
+        status = tier_slab_free_in_(slab, desc, object, bytes, site);
+        tier_cpucache_unlock_(cache);
+        return status;
+    }
+    if (desc != NULL) {
         status = tier_cpucache_judge_(cache, desc, object, bytes);
         magazine = &cpu->magazine[desc->cache - slab->classes + 1];
     }
-    if (status != TIER_OK && (desc == NULL || magazine != NULL)) {
+    if (status != TIER_OK) {
         (void)tier_slab_refuse_(slab, object, status);
     }
     tier_cpucache_unlock_(cache);
-    if (status != TIER_OK || magazine == NULL) {
+    if (status != TIER_OK) {
         return status;
     }
     return tier_cpucache_overflow_(cache, object, magazine, site);
@@ -1096,7 +1094,9 @@ TIER_INLINE_ enum tier_status tier_cpucache_push_(struct tier_cpucache *cache,
     if (TIER_UNLIKELY_(tier_magazine_ends_(top))) {
         return tier_cpucache_overflow_(cache, object, magazine, site);
     }
-    tier_cpucache_close_(cache, cpu, object, site);
+    if (!tier_cpucache_close_(cache, cpu, object, site)) {
+        return TIER_ERR_DOUBLE_FREE;
+    }
     tier_magazine_push_(magazine, top, object);
     return TIER_OK;
 }
@@ -1244,7 +1244,8 @@ static bool tier_magazine_check_(const struct tier_magazine *magazine,
 {
     return magazine->floor == slots + TIER_MAGAZINE_SLOTS - limit &&
            magazine->floor[-1] == NULL && magazine->top >= magazine->floor &&
-           magazine->top <= slots + TIER_MAGAZINE_SLOTS;
+           magazine->top <= slots + TIER_MAGAZINE_SLOTS &&
+           tier_is_aligned_((uintptr_t)magazine->top, sizeof(void *));
 }
 
 /* True when the bounds of all magazines and depots are right. */

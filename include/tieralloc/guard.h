@@ -134,16 +134,28 @@ TIER_INLINE_ struct tier_guard_record *tier_guard_record_(
                                         sizeof(struct tier_guard_record));
 }
 
-/* A value that a record overwritten by accident does not hold. */
+/*
+ * A value that a record overwritten by accident does not hold: one while the
+ * object is in use, another while it is free.
+ */
 TIER_INLINE_ uintptr_t
-tier_guard_canary_(const struct tier_guard_record *record)
+tier_guard_canary_(const struct tier_guard_record *record, bool in_use)
 {
     uintptr_t alloc = record->alloc_site;
     uintptr_t free = record->free_site;
+    uintptr_t mixed;
 
     alloc = alloc << 1 | alloc >> (TIER_WORD_BITS_ - 1);
     free = free << 2 | free >> (TIER_WORD_BITS_ - 2);
-    return ~((uintptr_t)record ^ record->bytes ^ alloc ^ free);
+    mixed = (uintptr_t)record ^ record->bytes ^ alloc ^ free;
+    return in_use ? ~mixed : mixed ^ (TIER_GUARD_FREED << 16);
+}
+
+/* True when a record is as it was written for an object in this state. */
+TIER_INLINE_ bool tier_guard_is_(const struct tier_guard_record *record,
+                                 bool in_use)
+{
+    return record->canary == tier_guard_canary_(record, in_use);
 }
 
 /* Bytes before the record. */
@@ -158,9 +170,8 @@ static size_t tier_guard_bytes_(const struct tier_guard_ *guard,
 {
     const struct tier_guard_record *record = tier_guard_record_(guard, object);
 
-    return record->canary == tier_guard_canary_(record)
-               ? record->bytes
-               : tier_guard_room_(guard);
+    return tier_guard_is_(record, true) ? record->bytes
+                                        : tier_guard_room_(guard);
 }
 
 /* Tell of a fault at an offset. */
@@ -169,8 +180,8 @@ static void tier_guard_tell_(const struct tier_guard_ *guard,
                              size_t offset, unsigned expected)
 {
     const struct tier_guard_record *record = tier_guard_record_(guard, object);
-    bool trusted =
-        !guard->fresh && record->canary == tier_guard_canary_(record);
+    bool trusted = !guard->fresh && (tier_guard_is_(record, true) ||
+                                     tier_guard_is_(record, false));
     struct tier_report report;
 
     if (guard->report == NULL) {
@@ -246,16 +257,14 @@ static void tier_guard_make_(const struct tier_guard_ *guard, void *object,
     record->bytes = 0;
     record->alloc_site = 0;
     record->free_site = 0;
-    record->canary = tier_guard_canary_(record);
+    record->canary = tier_guard_canary_(record, false);
 }
 
 /* True when the record is as it was written; tells of it otherwise. */
 static bool tier_guard_trust_(const struct tier_guard_ *guard,
-                              const void *object)
+                              const void *object, bool in_use)
 {
-    const struct tier_guard_record *record = tier_guard_record_(guard, object);
-
-    if (record->canary == tier_guard_canary_(record)) {
+    if (tier_guard_is_(tier_guard_record_(guard, object), in_use)) {
         return true;
     }
     tier_guard_tell_(guard, object, TIER_FAULT_RECORD, tier_guard_room_(guard),
@@ -271,26 +280,38 @@ static void tier_guard_open_(const struct tier_guard_ *guard, void *object,
     struct tier_guard_record *record = tier_guard_record_(guard, object);
     size_t room = tier_guard_room_(guard);
 
-    (void)tier_guard_trust_(guard, object);
+    (void)tier_guard_trust_(guard, object, false);
     if (fill && tier_guard_look_mark_(guard, object, mark)) {
         (void)tier_guard_look_(guard, object, sizeof(mark), room,
                                TIER_GUARD_FREED, TIER_FAULT_USE_AFTER_FREE);
+    }
+    if (fill) {
+        *(tier_alias_word_ *)object = 0; /* no mark: the object is in use */
     }
     tier_guard_fill_(object, bytes, room, TIER_GUARD_RED_ZONE);
     record->bytes = bytes;
     record->alloc_site = site;
     record->free_site = 0;
-    record->canary = tier_guard_canary_(record);
+    record->canary = tier_guard_canary_(record, true);
 }
 
-/* Look at an object in use, and make it a free one. */
-static void tier_guard_close_(const struct tier_guard_ *guard, void *object,
+/*
+ * Look at an object in use, and make it a free one. False, with nothing changed,
+ * when it is free already: what is written to a free object hides its mark, but
+ * not its record.
+ */
+static bool tier_guard_close_(const struct tier_guard_ *guard, void *object,
                               uintptr_t mark, uintptr_t site, bool fill)
 {
     struct tier_guard_record *record = tier_guard_record_(guard, object);
     size_t room = tier_guard_room_(guard);
 
-    if (tier_guard_trust_(guard, object)) {
+    if (tier_guard_is_(record, false)) {
+        tier_guard_tell_(guard, object, TIER_FAULT_DOUBLE_FREE, 0,
+                         ((const unsigned char *)object)[0]);
+        return false;
+    }
+    if (tier_guard_trust_(guard, object, true)) {
         (void)tier_guard_look_(guard, object, record->bytes, room,
                                TIER_GUARD_RED_ZONE, TIER_FAULT_OVERRUN);
     } else {
@@ -302,7 +323,8 @@ static void tier_guard_close_(const struct tier_guard_ *guard, void *object,
         tier_guard_fill_(object, sizeof(mark), room, TIER_GUARD_FREED);
     }
     record->free_site = site;
-    record->canary = tier_guard_canary_(record);
+    record->canary = tier_guard_canary_(record, false);
+    return true;
 }
 
 #endif /* TIERALLOC_CHECKS == 2 */

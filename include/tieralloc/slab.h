@@ -19,8 +19,9 @@
  * caches of their own, whose slabs hold their descriptor themselves.
  *
  * Alloc and free are O(1) but for a new or an emptied slab, which costs one
- * call of the page source, or two. Every free is checked at TIERALLOC_CHECKS 1.
- * Needs about 0.5 bytes per 64-byte object. No function locks.
+ * call of the page source, or two, and a few more when memory is short. Every
+ * free is checked at TIERALLOC_CHECKS 1. Needs about 0.5 bytes per 64-byte object
+ * and 3 KiB for the struct (64-bit, objects up to 32 KiB). No function locks.
  */
 #ifndef TIERALLOC_SLAB_H
 #define TIERALLOC_SLAB_H
@@ -64,13 +65,39 @@ TIER_LAYOUT_USE_(CHECKS);
 /* Most bytes that tier_slab_alloc serves. */
 #define TIER_SLAB_BYTES_MAX (TIERALLOC_OBJECT_MAX - TIER_GUARD_BYTES)
 
+/*
+ * The size class of a number of bytes, at most TIER_SLAB_BYTES_MAX: a constant
+ * expression if `bytes` is one. It is evaluated several times.
+ */
+#define TIER_SIZE_CLASS(bytes) \
+    TIER_CLASS_OF_(TIER_CLASS_ROUND_((size_t)(bytes)))
+
+#define TIER_CLASS_ROUND_(bytes)                    \
+    (((bytes) + ((bytes) == 0) + TIER_GUARD_BYTES + \
+      (TIERALLOC_MIN_ALIGN - 1)) &                  \
+     ~(size_t)(TIERALLOC_MIN_ALIGN - 1))
+#define TIER_CLASS_IN_(bytes, doubling)                      \
+    (8U + (doubling)*TIERALLOC_CLASS_STEPS +                 \
+     (unsigned)(((bytes) - ((size_t)64 << (doubling)) - 1) / \
+                (((size_t)64 / TIERALLOC_CLASS_STEPS) << (doubling))))
+#define TIER_CLASS_OF_(bytes)                               \
+    ((bytes) <= 64      ? (unsigned)(((bytes) + 7) / 8) - 1 \
+     : (bytes) <= 128   ? TIER_CLASS_IN_(bytes, 0)          \
+     : (bytes) <= 256   ? TIER_CLASS_IN_(bytes, 1)          \
+     : (bytes) <= 512   ? TIER_CLASS_IN_(bytes, 2)          \
+     : (bytes) <= 1024  ? TIER_CLASS_IN_(bytes, 3)          \
+     : (bytes) <= 2048  ? TIER_CLASS_IN_(bytes, 4)          \
+     : (bytes) <= 4096  ? TIER_CLASS_IN_(bytes, 5)          \
+     : (bytes) <= 8192  ? TIER_CLASS_IN_(bytes, 6)          \
+     : (bytes) <= 16384 ? TIER_CLASS_IN_(bytes, 7)          \
+                        : TIER_CLASS_IN_(bytes, 8))
+
 /* Caches of descriptors: for slabs of up to 64, 256, 1024, ... objects. */
 #define TIER_SLAB_META_CACHES         \
     (TIERALLOC_PAGE_SHIFT <= 11   ? 2 \
      : TIERALLOC_PAGE_SHIFT <= 13 ? 3 \
      : TIERALLOC_PAGE_SHIFT <= 15 ? 4 \
-     : TIERALLOC_PAGE_SHIFT <= 17 ? 5 \
-                                  : 6)
+                                  : 5)
 
 /* Lists of slabs by how full they are. */
 #define TIER_SLAB_FILLS 2
@@ -95,7 +122,10 @@ struct tier_cache_base {
     uint8_t fill_shift;    /* free objects >> this: the list of a slab */
 };
 
-/* Makes the memory of a new object ready for use, once. */
+/*
+ * Makes the memory of a new object ready for use, once. Runs within the call
+ * that allocates, and so under its lock: it must not call the allocator.
+ */
 typedef void (*tier_construct)(void *object);
 
 /* Flags of a named cache. */
@@ -221,7 +251,8 @@ TIERALLOC_API void *tier_slab_alloc(struct tier_slab *slab, size_t bytes);
  * Free an object of any class or named cache; NULL is a no-op.
  *
  * Returns TIER_OK, or with nothing but a counter changed:
- *   TIER_ERR_FOREIGN      not in a slab of this tier;
+ *   TIER_ERR_FOREIGN      not in a slab of this tier, or of a size class that
+ *                         tier_cpucache_init put caches in front of;
  *   TIER_ERR_INTERIOR     in a slab, but not at the start of an object;
  *   TIER_ERR_DOUBLE_FREE  the object is not in use.
  */
@@ -260,8 +291,9 @@ TIERALLOC_API size_t tier_slab_trim(struct tier_slab *slab);
 
 /*
  * Bytes usable in an object: its class size, at TIERALLOC_CHECKS 2 what was
- * asked for. 0 when `object` is not the start of an object in use; at
- * TIERALLOC_CHECKS 0, when it is in no slab.
+ * asked for. 0 when `object` is not the start of an object in use, or at
+ * TIERALLOC_CHECKS 0 when it is in no slab; one that waits for a CPU counts as
+ * in use.
  */
 TIERALLOC_API size_t tier_slab_usable_size(const struct tier_slab *slab,
                                            const void *object);
@@ -333,12 +365,12 @@ struct tier_slab_desc_ {
 
 /*
  * Most objects in a slab: what the largest descriptor has bits for, and what
- * its counters can count. Only the smallest objects in pages of 256 KiB and
- * above would be more.
+ * its counters can count. Pages of 64 KiB and above have room for more of the
+ * smallest; see tier_slab_carve_.
  */
-#define TIER_SLAB_OBJECTS_MAX_                              \
-    (TIER_SLAB_META_CACHES > 4 ? 255U * TIER_WORD_BITS_ - 1 \
-                               : (64U << 2 * (TIER_SLAB_META_CACHES - 1)) - 1)
+#define TIER_SLAB_OBJECTS_MAX_                          \
+    (TIER_SLAB_META_CACHES > 4 ? 255U * TIER_WORD_BITS_ \
+                               : 64U << 2 * (TIER_SLAB_META_CACHES - 1))
 
 /* The class that pages of named caches show in the map. */
 #define TIER_SLAB_NAMED_ 0x7FU
@@ -431,7 +463,7 @@ static const uint8_t
  */
 TIER_INLINE_ size_t tier_slab_class_(size_t bytes)
 {
-    bytes += TIER_GUARD_BYTES;
+    bytes += TIER_GUARD_BYTES + (TIERALLOC_CHECKS == 2 && bytes == 0);
 #if TIERALLOC_MIN_ALIGN > 8
     bytes = (bytes + (bytes == 0) + TIERALLOC_MIN_ALIGN - 1) &
             ~(size_t)(TIERALLOC_MIN_ALIGN - 1);
@@ -588,7 +620,7 @@ static void tier_cache_shape_meta_(struct tier_cache_base *cache,
                                    struct tier_slab *slab, unsigned meta)
 {
     size_t object_bytes = tier_slab_desc_bytes_((size_t)64 << 2 * meta);
-    size_t objects = TIER_PAGE_SIZE / object_bytes;
+    size_t objects = tier_cache_objects_(object_bytes, 1);
 
     while (tier_slab_desc_bytes_(objects) + objects * object_bytes >
            TIER_PAGE_SIZE) {
@@ -743,6 +775,15 @@ TIER_INLINE_ bool tier_cache_keeps_(const struct tier_cache_base *cache)
            (tier_cache_of_(cache)->flags & TIER_CACHE_KEEP_NONE) == 0;
 }
 
+/* The slab that holds an address, which is in one. */
+TIER_INLINE_ struct tier_slab_desc_ *tier_slab_of_(
+    const struct tier_pagemap *map, const void *address)
+{
+    return (struct tier_slab_desc_ *)map
+        ->entry[tier_pagemap_index_(map, address)]
+        .slab;
+}
+
 /* True when no object of a slab is in use. */
 TIER_INLINE_ bool tier_slab_is_empty_(const struct tier_slab_desc_ *desc)
 {
@@ -891,6 +932,25 @@ static void tier_slab_expose_(const struct tier_slab *slab,
 }
 #endif
 
+#if TIER_SLAB_MARKS_
+/*
+ * Mark what lies before object 0 and is as far from the end of the slab as an
+ * object would be, as if it were free: room for objects that a slab may not have.
+ */
+static void tier_slab_mark_rest_(const struct tier_slab *slab,
+                                 const struct tier_slab_desc_ *desc)
+{
+    size_t bytes = desc->cache->object_bytes;
+    size_t rest = desc->pages * TIER_PAGE_SIZE - desc->objects * bytes;
+    unsigned char *at = desc->base;
+
+    for (; rest >= bytes; rest -= bytes) {
+        at -= bytes;
+        *(tier_alias_word_ *)(void *)at = tier_slab_mark_(&slab->map, at);
+    }
+}
+#endif
+
 /*
  * Make objects ready up to one that is handed out for the first time, and all
  * others that begin in its page. Cold.
@@ -913,13 +973,17 @@ TIER_NOINLINE_ static void tier_slab_carve_(struct tier_slab *slab,
         tier_slab_make_(slab, desc->cache, object);
     }
     desc->carved = (uint16_t)carved;
+#if TIER_SLAB_MARKS_
+    if (before == 0 && !tier_cache_is_named_(desc->cache)) {
+        tier_slab_mark_rest_(slab, desc);
+    }
+#endif
 #if TIERALLOC_CPUS > 0
     if (slab->cached && !tier_cache_is_named_(desc->cache)) {
         tier_slab_expose_(slab, desc, before);
     }
-#else
-    (void)before;
 #endif
+    (void)before;
 }
 
 /* True when the word of bits that a slab is at has a free object. */
@@ -1180,9 +1244,7 @@ TIER_INLINE_ void tier_cache_relist_(struct tier_cache_base *cache,
 static void tier_slab_free_desc_(struct tier_slab *slab,
                                  const struct tier_slab_desc_ *desc)
 {
-    size_t page = tier_pagemap_index_(&slab->map, desc);
-    struct tier_slab_desc_ *own =
-        (struct tier_slab_desc_ *)slab->map.entry[page].slab;
+    struct tier_slab_desc_ *own = tier_slab_of_(&slab->map, desc);
     struct tier_cache_base *meta = own->cache;
     size_t offset = (uintptr_t)desc - (uintptr_t)own->base;
 
@@ -1364,8 +1426,8 @@ TIER_INLINE_ void tier_slab_open_(const struct tier_slab *slab,
 #endif
 }
 
-/* Make an object in use a free one, as far as checks go. */
-TIER_INLINE_ void tier_slab_close_(const struct tier_slab *slab,
+/* Make an object in use a free one, as far as checks go: false if it is one. */
+TIER_INLINE_ bool tier_slab_close_(const struct tier_slab *slab,
                                    const struct tier_cache_base *cache,
                                    void *object, uintptr_t site)
 {
@@ -1373,13 +1435,15 @@ TIER_INLINE_ void tier_slab_close_(const struct tier_slab *slab,
     struct tier_guard_ guard;
 
     tier_slab_guard_(slab, cache, &guard);
-    tier_guard_close_(&guard, object, tier_slab_mark_(&slab->map, object), site,
-                      tier_slab_fills_(cache));
+    return tier_guard_close_(&guard, object,
+                             tier_slab_mark_(&slab->map, object), site,
+                             tier_slab_fills_(cache));
 #else
     (void)slab;
     (void)cache;
     (void)object;
     (void)site;
+    return true;
 #endif
 }
 
@@ -1549,7 +1613,7 @@ TIER_INLINE_ enum tier_status tier_slab_free_in_(struct tier_slab *slab,
     if (TIER_UNLIKELY_(status != TIER_OK)) {
         return tier_slab_refuse_(slab, object, status);
     }
-    tier_slab_close_(slab, desc->cache, object, site);
+    (void)tier_slab_close_(slab, desc->cache, object, site);
     tier_slab_give_(slab, desc, index);
     return TIER_OK;
 }
