@@ -131,4 +131,18 @@ static inline size_t bench_logu(struct bench_random *random, unsigned from,
     return base + bench_below(random, base);
 }
 
+/* The median of an odd number of values; sorts them. */
+static inline uint64_t bench_median(uint64_t *values, size_t count)
+{
+    for (size_t i = 1; i < count; i++) {
+        for (size_t j = i; j > 0 && values[j] < values[j - 1]; j--) {
+            uint64_t value = values[j];
+
+            values[j] = values[j - 1];
+            values[j - 1] = value;
+        }
+    }
+    return values[count / 2];
+}
+
 #endif /* BENCH_H */

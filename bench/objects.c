@@ -263,14 +263,6 @@ static uint64_t churn(uint64_t seed)
     }
 }
 
-static int compare(const void *a, const void *b)
-{
-    uint64_t left = *(const uint64_t *)a;
-    uint64_t right = *(const uint64_t *)b;
-
-    return (left > right) - (left < right);
-}
-
 static void frag(void)
 {
     uint64_t peak[5];
@@ -278,8 +270,8 @@ static void frag(void)
     for (uint64_t i = 0; i < 5; i++) {
         peak[i] = churn(BENCH_SEED + 1 + i);
     }
-    qsort(peak, 5, sizeof(peak[0]), compare);
-    bench_print_tenths(LAYER ".frag", ".live", peak[2] * 10, "permille");
+    bench_print_tenths(LAYER ".frag", ".live", bench_median(peak, 5) * 10,
+                       "permille");
 }
 
 int main(void)

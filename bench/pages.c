@@ -303,14 +303,6 @@ static uint64_t churn(uint64_t seed, struct bench_count *alloc,
     }
 }
 
-static int compare(const void *a, const void *b)
-{
-    uint64_t left = *(const uint64_t *)a;
-    uint64_t right = *(const uint64_t *)b;
-
-    return (left > right) - (left < right);
-}
-
 static void fragpage(void)
 {
     struct bench_count alloc = {0};
@@ -320,8 +312,8 @@ static void fragpage(void)
     for (uint64_t i = 0; i < 5; i++) {
         peak[i] = churn(BENCH_SEED + 1 + i, &alloc, &release);
     }
-    qsort(peak, 5, sizeof(peak[0]), compare);
-    bench_print_tenths("pages.fragpage", ".live", peak[2] * 10, "permille");
+    bench_print_tenths("pages.fragpage", ".live", bench_median(peak, 5) * 10,
+                       "permille");
     report("pages.fragpage", &alloc, &release);
 }
 

@@ -101,6 +101,8 @@ static uintptr_t caller; /* who says to be calling */
 #include <tieralloc/cpucache.h>
 #include <tieralloc/runs.h>
 
+#include "objects.h"
+
 /* --- The rig -------------------------------------------------------------- */
 
 /* 4 MiB, and more where pages are large: a slab may have sixteen of them. */
@@ -324,49 +326,6 @@ static bool whole(void)
            (lender.inner.context == &buddy || tier_runs_check(&runs)) &&
            slab_stats().pages == lender.outstanding && !machine.inside &&
            !machine.slab_held && !machine.depot_held;
-}
-
-/* True when requests end in this class at all. */
-static bool is_served(unsigned size_class)
-{
-    return tier_slab_class_bytes(size_class) % TIERALLOC_MIN_ALIGN == 0 &&
-           tier_slab_class_bytes(size_class) > TIER_GUARD_BYTES;
-}
-
-/* A class beside another. */
-static inline unsigned other_than(unsigned size_class)
-{
-    return size_class == TIER_SLAB_CLASSES - 1 ? size_class - 1
-                                               : size_class + 1;
-}
-
-/* The most bytes that such a class gives. */
-static size_t most_of(unsigned size_class)
-{
-    return tier_slab_class_bytes(size_class) - TIER_GUARD_BYTES;
-}
-
-/* Bytes of the object that a request is given. */
-static size_t object_for(size_t bytes)
-{
-    return model_class(bytes + TIER_GUARD_BYTES);
-}
-
-/* The class of such an object. */
-static unsigned class_for(size_t bytes)
-{
-    unsigned i = 0;
-
-    while (tier_slab_class_bytes(i) != object_for(bytes)) {
-        i++;
-    }
-    return i;
-}
-
-/* Bytes of it that are the caller's. */
-static size_t usable_for(size_t bytes)
-{
-    return TIERALLOC_CHECKS == 2 ? bytes : object_for(bytes);
 }
 
 /* Objects in use that the slab tier has, those that wait not counted. */
@@ -616,7 +575,8 @@ _Static_assert(TIER_SIZE_CLASS(TIER_SLAB_BYTES_MAX) == LARGEST_CLASS,
                "a size class is a constant expression");
 #if TIERALLOC_CHECKS < 2
 _Static_assert(TIER_SIZE_CLASS(0) == TIER_SIZE_CLASS(1) &&
-                   TIER_SIZE_CLASS(64) == 7 && TIER_SIZE_CLASS(65) == 8,
+                   TIER_SIZE_CLASS(64) == 7 &&
+                   (TIERALLOC_MIN_ALIGN > 8 || TIER_SIZE_CLASS(65) == 8),
                "it is the one of the smallest object that holds so much");
 #endif
 

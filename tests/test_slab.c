@@ -9,6 +9,8 @@
 #include <tieralloc/runs.h>
 #include <tieralloc/slab.h>
 
+#include "objects.h"
+
 /* --- The rig -------------------------------------------------------------- */
 
 /* 4 MiB, and more where pages are large: a slab may have sixteen of them. */
@@ -262,42 +264,6 @@ static bool whole(void)
 {
     return tier_slab_check(&slab) && below_is_whole() &&
            slab_stats().pages == shelf.outstanding;
-}
-
-/* True when requests end in this class at all. */
-static bool is_served(unsigned size_class)
-{
-    return tier_slab_class_bytes(size_class) % TIERALLOC_MIN_ALIGN == 0 &&
-           tier_slab_class_bytes(size_class) > TIER_GUARD_BYTES;
-}
-
-/* The most bytes that such a class gives. */
-static size_t most_of(unsigned size_class)
-{
-    return tier_slab_class_bytes(size_class) - TIER_GUARD_BYTES;
-}
-
-/* Bytes of the object that a request is given, 0 apart. */
-static size_t object_for(size_t bytes)
-{
-    return model_class(bytes + TIER_GUARD_BYTES);
-}
-
-/* The class of such an object. */
-static unsigned class_for(size_t bytes)
-{
-    unsigned i = 0;
-
-    while (tier_slab_class_bytes(i) != object_for(bytes)) {
-        i++;
-    }
-    return i;
-}
-
-/* Bytes of it that are the caller's. */
-static size_t usable_for(size_t bytes)
-{
-    return TIERALLOC_CHECKS == 2 ? bytes : object_for(bytes);
 }
 
 /* The largest power of two, up to a page, that divides a number. */
