@@ -16,15 +16,13 @@
  * A magazine is known by its top alone: below the lowest object lies NULL, and
  * its end is aligned, so that one load finds it empty and one mask full.
  *
- * Every free is checked at TIERALLOC_CHECKS 1. The map has the class of a page
- * and how far it is from the end of its slab: that an object begins at an
- * address is a multiplication (Lemire, Kaser, Kurz, "Faster remainder by direct
- * computation", 2019). The first word of a free object holds a mark; an object
- * freed with it is looked for in its slab and in all magazines.
+ * Every free is checked at TIERALLOC_CHECKS 1: the map tells the class of a page
+ * and the end of its slab, a multiplication whether an object begins there
+ * (Lemire, Kaser, Kurz, "Faster remainder by direct computation", 2019), a mark
+ * in its first word whether to look for it in its slab and in all magazines.
  *
- * O(1) but for a batch. Takes 25 KiB per CPU (64-bit, objects up to 32 KiB), and 1
- * KiB per class for depots. Locks as config.h says; what is to be called under the
- * lock says so.
+ * O(1) but for a batch. Takes 25 KiB per CPU (64-bit, objects up to 32 KiB), and
+ * 1 KiB per class for depots. Each call takes the locks that it needs.
  */
 #ifndef TIERALLOC_CPUCACHE_H
 #define TIERALLOC_CPUCACHE_H
