@@ -22,7 +22,7 @@
  * in its first word whether to look for it in its slab and in all magazines.
  *
  * O(1) but for a batch. Takes 25 KiB per CPU (64-bit, objects up to 32 KiB), and
- * 1 KiB per class for depots. Each call takes the locks that it needs.
+ * 1 KiB per class for depots. Each call takes the locks it needs.
  */
 #ifndef TIERALLOC_CPUCACHE_H
 #define TIERALLOC_CPUCACHE_H
