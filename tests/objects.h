@@ -1,5 +1,5 @@
 /*
- * tests/objects.h - what a request should get, for the tests of objects.
+ * tests/objects.h - what the tests of objects share: what requests should get.
  *
  * SPDX-License-Identifier: MIT
  *
@@ -49,6 +49,17 @@ static inline unsigned class_for(size_t bytes)
 static inline size_t usable_for(size_t bytes)
 {
     return TIERALLOC_CHECKS == 2 ? bytes : object_for(bytes);
+}
+
+/* A number that changes when a byte of the state does (FNV-1a). */
+static inline uint64_t fold(uint64_t hash, const void *memory, size_t bytes)
+{
+    const unsigned char *const at = memory;
+
+    for (size_t i = 0; i < bytes; i++) {
+        hash = (hash ^ at[i]) * UINT64_C(0x100000001B3);
+    }
+    return hash;
 }
 
 #endif

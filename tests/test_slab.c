@@ -371,17 +371,6 @@ static void expect_all_below(void)
     cr_assert_eq(buddy.free_pages, buddy.managed_pages);
 }
 
-/* A number that changes when a byte of the state does (FNV-1a). */
-static uint64_t fold(uint64_t hash, const void *memory, size_t bytes)
-{
-    const unsigned char *const at = memory;
-
-    for (size_t i = 0; i < bytes; i++) {
-        hash = (hash ^ at[i]) * UINT64_C(0x100000001B3);
-    }
-    return hash;
-}
-
 /* Everything there is, the arena included, but for the refused frees. */
 static uint64_t snapshot(void)
 {

@@ -375,7 +375,7 @@ struct tier_slab_desc_ {
 /* The class that pages of named caches show in the map. */
 #define TIER_SLAB_NAMED_ 0x7FU
 
-/* True when objects are made ready page by page before they are used. */
+/* True when free objects of size classes may hold a mark. */
 #define TIER_SLAB_MARKS_ (TIERALLOC_CPUS > 0 && TIERALLOC_CHECKS > 0)
 
 _Static_assert(TIER_SLAB_CLASSES <= TIER_SLAB_NAMED_,
