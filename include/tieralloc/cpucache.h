@@ -273,6 +273,14 @@ TIERALLOC_API size_t tier_cpucache_trim(struct tier_cpucache *cache)
     return pages;
 }
 
+/* Objects are handed out by the mode; there is nothing to close here. */
+TIER_INLINE_ void tier_cpucache_set_open_(struct tier_cpucache *cache,
+                                          bool open)
+{
+    (void)cache;
+    (void)open;
+}
+
 /* Allocate an object of a class from its slabs. */
 TIER_INLINE_ void *tier_cpucache_pass_(struct tier_cpucache *cache,
                                        size_t size_class, size_t bytes,
@@ -295,14 +303,20 @@ TIER_INLINE_ void *tier_cpucache_pass_(struct tier_cpucache *cache,
     return object;
 }
 
-TIERALLOC_API void *tier_cpucache_alloc(struct tier_cpucache *cache,
-                                        size_t bytes)
+/* tier_cpucache_alloc, on behalf of a caller. */
+TIER_INLINE_ void *tier_cpucache_alloc_at_(struct tier_cpucache *cache,
+                                           size_t bytes, uintptr_t site)
 {
     if (TIER_UNLIKELY_(bytes > TIER_SLAB_BYTES_MAX)) {
         return NULL;
     }
-    return tier_cpucache_pass_(cache, tier_slab_class_(bytes), bytes,
-                               TIER_SITE_());
+    return tier_cpucache_pass_(cache, tier_slab_class_(bytes), bytes, site);
+}
+
+TIERALLOC_API void *tier_cpucache_alloc(struct tier_cpucache *cache,
+                                        size_t bytes)
+{
+    return tier_cpucache_alloc_at_(cache, bytes, TIER_SITE_());
 }
 
 TIERALLOC_API void *tier_cpucache_alloc_class(struct tier_cpucache *cache,
@@ -313,12 +327,31 @@ TIERALLOC_API void *tier_cpucache_alloc_class(struct tier_cpucache *cache,
     return tier_cpucache_pass_(cache, size_class, bytes, TIER_SITE_());
 }
 
+/* tier_cpucache_free, on behalf of a caller. */
+TIER_INLINE_ enum tier_status tier_cpucache_free_at_(
+    struct tier_cpucache *cache, void *object, uintptr_t site)
+{
+    TIERALLOC_LOCK(cache->lock);
+    enum tier_status status =
+        tier_slab_free_at_(cache->slab, object, TIER_SIZE_UNKNOWN_, site);
+
+    TIERALLOC_UNLOCK(cache->lock);
+    return status;
+}
+
 TIERALLOC_API enum tier_status tier_cpucache_free(struct tier_cpucache *cache,
                                                   void *object)
 {
+    return tier_cpucache_free_at_(cache, object, TIER_SITE_());
+}
+
+/* tier_cpucache_free_sized, on behalf of a caller. */
+TIER_INLINE_ enum tier_status tier_cpucache_free_sized_at_(
+    struct tier_cpucache *cache, void *object, size_t bytes, uintptr_t site)
+{
     TIERALLOC_LOCK(cache->lock);
-    enum tier_status status = tier_slab_free_at_(
-        cache->slab, object, TIER_SIZE_UNKNOWN_, TIER_SITE_());
+    enum tier_status status =
+        tier_slab_free_at_(cache->slab, object, tier_slab_known_(bytes), site);
 
     TIERALLOC_UNLOCK(cache->lock);
     return status;
@@ -327,12 +360,27 @@ TIERALLOC_API enum tier_status tier_cpucache_free(struct tier_cpucache *cache,
 TIERALLOC_API enum tier_status tier_cpucache_free_sized(
     struct tier_cpucache *cache, void *object, size_t bytes)
 {
+    return tier_cpucache_free_sized_at_(cache, object, bytes, TIER_SITE_());
+}
+
+/* Give the slab of an object back if no object of it is in use. */
+TIER_LOCAL_ void tier_cpucache_evict_(struct tier_cpucache *cache,
+                                      const void *object)
+{
     TIERALLOC_LOCK(cache->lock);
-    enum tier_status status = tier_slab_free_at_(
-        cache->slab, object, tier_slab_known_(bytes), TIER_SITE_());
+    tier_slab_discard_empty_(cache->slab, tier_slab_find_(cache->slab, object));
+    TIERALLOC_UNLOCK(cache->lock);
+}
+
+/* tier_slab_usable_size of an object in use; 0 for all else. */
+TIER_INLINE_ size_t tier_cpucache_usable_(struct tier_cpucache *cache,
+                                          const void *object)
+{
+    TIERALLOC_LOCK(cache->lock);
+    size_t bytes = tier_slab_usable_size(cache->slab, object);
 
     TIERALLOC_UNLOCK(cache->lock);
-    return status;
+    return bytes;
 }
 
 TIERALLOC_API void tier_cpucache_stats(const struct tier_cpucache *cache,
@@ -417,14 +465,24 @@ static void tier_magazine_init_none_(struct tier_magazine *magazine,
     magazine->moves = 0;
 }
 
+_Static_assert(TIER_SLAB_BYTES_MAX % 8 == 0 && TIER_GUARD_BYTES % 8 == 0,
+               "each entry of the table of sizes has a multiple of 8");
+
+/* Have sizes lead to their magazines, or each of them to magazine 0. */
+static void tier_cpu_set_open_(struct tier_cpu *cpu, bool open)
+{
+    for (size_t bytes = 0; bytes <= TIER_SLAB_BYTES_MAX; bytes += 8) {
+        size_t magazine = open ? tier_slab_class_(bytes) + 1 : 0;
+
+        TIER_POKE_(cpu->by_size[tier_cpu_size_(bytes)], (uint8_t)magazine);
+    }
+}
+
 static void tier_cpu_init_(struct tier_cpu *cpu, const struct tier_slab *slab)
 {
     tier_pagemap_share_(&cpu->map, &slab->map);
     tier_zero_(cpu->by_size, sizeof(cpu->by_size));
-    for (size_t bytes = 0; bytes <= TIER_SLAB_BYTES_MAX; bytes++) {
-        cpu->by_size[tier_cpu_size_(bytes)] =
-            (uint8_t)(tier_slab_class_(bytes) + 1);
-    }
+    tier_cpu_set_open_(cpu, true);
     tier_magazine_init_none_(&cpu->magazine[0], cpu->slot[0]);
     for (unsigned i = 0; i < TIER_SLAB_CLASSES; i++) {
         tier_magazine_init_(&cpu->magazine[i + 1], cpu->slot[i + 1],
@@ -434,8 +492,48 @@ static void tier_cpu_init_(struct tier_cpu *cpu, const struct tier_slab *slab)
 }
 
 /* Make the caches, over a slab tier without objects of size classes. */
-static enum tier_status tier_cpucache_set_(struct tier_cpucache *cache,
-                                           struct tier_slab *slab)
+static void tier_cpucache_set_(struct tier_cpucache *cache,
+                               struct tier_slab *slab)
+{
+    cache->slab = slab;
+    for (unsigned i = 0; i < TIERALLOC_CPUS; i++) {
+        tier_cpu_init_(&cache->cpu[i], slab);
+    }
+#if TIERALLOC_CPUS > 1
+    for (unsigned i = 0; i < TIER_SLAB_CLASSES; i++) {
+        struct tier_depot *depot = &cache->depot[i];
+        size_t limit = tier_magazine_limit_(slab->classes[i].object_bytes) * 2;
+
+        TIERALLOC_LOCK_INIT(&depot->lock);
+        depot->count = 0;
+        depot->limit = (uint32_t)limit;
+    }
+#endif
+}
+
+/* Take the map of the slab tier, which has memory, into use. */
+static void tier_cpucache_set_map_(struct tier_cpucache *cache)
+{
+    struct tier_slab *slab = cache->slab;
+
+    tier_clear_(slab->map.cut, slab->map.pages * sizeof(uint16_t));
+    slab->cached = true;
+    for (unsigned i = 0; i < TIERALLOC_CPUS; i++) {
+        tier_pagemap_share_(&cache->cpu[i].map, &slab->map);
+    }
+}
+
+/* Hand objects out as usual, or none: then only frees work as usual. */
+TIER_LOCAL_ void tier_cpucache_set_open_(struct tier_cpucache *cache, bool open)
+{
+    for (unsigned i = 0; i < TIERALLOC_CPUS; i++) {
+        tier_cpu_set_open_(&cache->cpu[i], open);
+    }
+}
+
+/* Why there can be no caches over a slab tier. */
+static enum tier_status tier_cpucache_allows_(const struct tier_cpucache *cache,
+                                              const struct tier_slab *slab)
 {
     if (!tier_is_aligned_((uintptr_t)cache, _Alignof(struct tier_cpucache))) {
         return TIER_ERR_MISALIGNED;
@@ -448,14 +546,21 @@ static enum tier_status tier_cpucache_set_(struct tier_cpucache *cache,
             return TIER_ERR_IN_USE;
         }
     }
-    (void)tier_slab_trim(slab);
-    tier_clear_(slab->map.cut, slab->map.pages * sizeof(uint16_t));
-    slab->cached = true;
-    cache->slab = slab;
-    for (unsigned i = 0; i < TIERALLOC_CPUS; i++) {
-        tier_cpu_init_(&cache->cpu[i], slab);
-    }
     return TIER_OK;
+}
+
+/* The rest of tier_cpucache_init. */
+static enum tier_status tier_cpucache_start_(struct tier_cpucache *cache,
+                                             struct tier_slab *slab)
+{
+    enum tier_status status = tier_cpucache_allows_(cache, slab);
+
+    if (status == TIER_OK) {
+        (void)tier_slab_trim(slab);
+        tier_cpucache_set_(cache, slab);
+        tier_cpucache_set_map_(cache);
+    }
+    return status;
 }
 
 #if TIERALLOC_LOCKING
@@ -463,29 +568,18 @@ TIERALLOC_API enum tier_status tier_cpucache_init(struct tier_cpucache *cache,
                                                   struct tier_slab *slab,
                                                   TIERALLOC_LOCK_TYPE *lock)
 {
-    enum tier_status status = tier_cpucache_set_(cache, slab);
+    enum tier_status status = tier_cpucache_start_(cache, slab);
 
-    if (status != TIER_OK) {
-        return status;
+    if (status == TIER_OK) {
+        cache->lock = lock;
     }
-    cache->lock = lock;
-#if TIERALLOC_CPUS > 1
-    for (unsigned i = 0; i < TIER_SLAB_CLASSES; i++) {
-        struct tier_depot *depot = &cache->depot[i];
-        size_t limit = tier_magazine_limit_(slab->classes[i].object_bytes) * 2;
-
-        TIERALLOC_LOCK_INIT(&depot->lock);
-        depot->count = 0;
-        depot->limit = (uint32_t)limit;
-    }
-#endif
-    return TIER_OK;
+    return status;
 }
 #else
 TIERALLOC_API enum tier_status tier_cpucache_init(struct tier_cpucache *cache,
                                                   struct tier_slab *slab)
 {
-    return tier_cpucache_set_(cache, slab);
+    return tier_cpucache_start_(cache, slab);
 }
 #endif
 
@@ -643,6 +737,31 @@ static void tier_cpucache_give_(struct tier_cpucache *cache,
     }
     tier_magazine_drop_(magazine, count);
     tier_cpucache_unlock_(cache);
+}
+
+/* Give the objects of a slab that wait in a magazine to it. The lock is held. */
+static void tier_magazine_evict_(struct tier_slab *slab,
+                                 struct tier_magazine *magazine,
+                                 struct tier_slab_desc_ *desc)
+{
+    void **end = magazine->top;
+    void **to = magazine->floor;
+    size_t index;
+
+    for (void **from = to; from != end; from++) {
+        void *object = *from;
+
+        if (tier_slab_of_(&slab->map, object) != desc) {
+            TIER_POKE_(*to, object);
+            to++;
+        } else if (tier_slab_locate_(desc, object, &index) == TIER_OK) {
+            tier_slab_put_(desc, index);
+            tier_cache_relist_(desc->cache, desc);
+        } else {
+            slab->refused_frees++;
+        }
+    }
+    TIER_POKE_(magazine->top, to);
 }
 
 #if TIERALLOC_CPUS > 1
@@ -851,15 +970,38 @@ TIER_INLINE_ struct tier_magazine *tier_cpu_magazine_(struct tier_cpu *cpu,
     return (struct tier_magazine *)((uintptr_t)cpu->magazine + offset);
 }
 
-TIERALLOC_API void *tier_cpucache_alloc(struct tier_cpucache *cache,
-                                        size_t bytes)
+/* tier_cpucache_alloc, on behalf of a caller. */
+TIER_INLINE_ void *tier_cpucache_alloc_at_(struct tier_cpucache *cache,
+                                           size_t bytes, uintptr_t site)
 {
     TIERALLOC_CPU_ENTER(state);
     struct tier_cpu *cpu = tier_cpu_here_(cache);
     size_t offset = tier_cpu_offset_(cpu, bytes);
     void *object = tier_cpucache_take_(
-        cache, cpu, tier_cpu_magazine_(cpu, offset), bytes, TIER_SITE_());
+        cache, cpu, tier_cpu_magazine_(cpu, offset), bytes, site);
 
+    TIERALLOC_CPU_LEAVE(state);
+    return object;
+}
+
+TIERALLOC_API void *tier_cpucache_alloc(struct tier_cpucache *cache,
+                                        size_t bytes)
+{
+    return tier_cpucache_alloc_at_(cache, bytes, TIER_SITE_());
+}
+
+/* Allocate an object if one waits for this CPU; NULL if not. */
+TIER_INLINE_ void *tier_cpucache_alloc_quickly_(struct tier_cpucache *cache,
+                                                size_t bytes)
+{
+    TIERALLOC_CPU_ENTER(state);
+    struct tier_cpu *cpu = tier_cpu_here_(cache);
+    size_t offset = tier_cpu_offset_(cpu, bytes);
+    void *object = tier_magazine_pop_(tier_cpu_magazine_(cpu, offset));
+
+    if (TIER_LIKELY_(object != NULL)) {
+        (void)tier_cpucache_open_(cache, object, bytes, 0);
+    }
     TIERALLOC_CPU_LEAVE(state);
     return object;
 }
@@ -1099,8 +1241,9 @@ TIER_INLINE_ enum tier_status tier_cpucache_push_(struct tier_cpucache *cache,
     return TIER_OK;
 }
 
-TIERALLOC_API enum tier_status tier_cpucache_free(struct tier_cpucache *cache,
-                                                  void *object)
+/* tier_cpucache_free, on behalf of a caller. */
+TIER_INLINE_ enum tier_status tier_cpucache_free_at_(
+    struct tier_cpucache *cache, void *object, uintptr_t site)
 {
     TIERALLOC_CPU_ENTER(state);
     struct tier_cpu *cpu = tier_cpu_here_(cache);
@@ -1108,17 +1251,18 @@ TIERALLOC_API enum tier_status tier_cpucache_free(struct tier_cpucache *cache,
     size_t offset;
 
     if (TIER_LIKELY_(tier_cpu_find_(cpu, object, &offset))) {
-        status = tier_cpucache_push_(cache, cpu, offset, object, TIER_SITE_());
+        status = tier_cpucache_push_(cache, cpu, offset, object, site);
     } else {
         status = tier_cpucache_free_closely_(cache, object, TIER_SIZE_UNKNOWN_,
-                                             TIER_SITE_());
+                                             site);
     }
     TIERALLOC_CPU_LEAVE(state);
     return status;
 }
 
-TIERALLOC_API enum tier_status tier_cpucache_free_sized(
-    struct tier_cpucache *cache, void *object, size_t bytes)
+/* tier_cpucache_free_sized, on behalf of a caller. */
+TIER_INLINE_ enum tier_status tier_cpucache_free_sized_at_(
+    struct tier_cpucache *cache, void *object, size_t bytes, uintptr_t site)
 {
     TIERALLOC_CPU_ENTER(state);
     struct tier_cpu *cpu = tier_cpu_here_(cache);
@@ -1133,13 +1277,91 @@ TIERALLOC_API enum tier_status tier_cpucache_free_sized(
 #endif
 
     if (TIER_LIKELY_(plain)) {
-        status = tier_cpucache_push_(cache, cpu, offset, object, TIER_SITE_());
+        status = tier_cpucache_push_(cache, cpu, offset, object, site);
     } else {
-        status = tier_cpucache_free_closely_(
-            cache, object, tier_slab_known_(bytes), TIER_SITE_());
+        status = tier_cpucache_free_closely_(cache, object,
+                                             tier_slab_known_(bytes), site);
     }
     TIERALLOC_CPU_LEAVE(state);
     return status;
+}
+
+TIERALLOC_API enum tier_status tier_cpucache_free(struct tier_cpucache *cache,
+                                                  void *object)
+{
+    return tier_cpucache_free_at_(cache, object, TIER_SITE_());
+}
+
+TIERALLOC_API enum tier_status tier_cpucache_free_sized(
+    struct tier_cpucache *cache, void *object, size_t bytes)
+{
+    return tier_cpucache_free_sized_at_(cache, object, bytes, TIER_SITE_());
+}
+/* Free an object if that is plainly right and there is room; else false. */
+TIER_INLINE_ bool tier_cpucache_free_quickly_(struct tier_cpucache *cache,
+                                              void *object)
+{
+    TIERALLOC_CPU_ENTER(state);
+    struct tier_cpu *cpu = tier_cpu_here_(cache);
+    size_t offset;
+    bool plain = tier_cpu_find_(cpu, object, &offset);
+
+    if (TIER_LIKELY_(plain)) {
+        struct tier_magazine *magazine = tier_cpu_magazine_(cpu, offset);
+        void **top = magazine->top;
+
+        plain = !tier_magazine_ends_(top);
+        if (TIER_LIKELY_(plain)) {
+            (void)tier_cpucache_close_(cache, cpu, object, 0);
+            tier_magazine_push_(magazine, top, object);
+        }
+    }
+    TIERALLOC_CPU_LEAVE(state);
+    return plain;
+}
+
+/*
+ * Give the objects of a slab that wait for this CPU back to it, and the slab to
+ * its source if no object of it is in use then. `object` is any object of it.
+ */
+TIER_LOCAL_ void tier_cpucache_evict_(struct tier_cpucache *cache,
+                                      const void *object)
+{
+    TIERALLOC_CPU_ENTER(state);
+    struct tier_cpu *cpu = tier_cpu_here_(cache);
+    struct tier_slab *slab = cache->slab;
+
+    tier_cpucache_lock_(cache, cpu);
+    struct tier_slab_desc_ *desc = tier_slab_find_(slab, object);
+
+    if (desc != NULL && !tier_cache_is_named_(desc->cache)) {
+        tier_magazine_evict_(
+            slab, &cpu->magazine[desc->cache - slab->classes + 1], desc);
+    }
+    tier_slab_discard_empty_(slab, desc);
+    tier_cpucache_unlock_(cache);
+    TIERALLOC_CPU_LEAVE(state);
+}
+
+/* tier_slab_usable_size of an object in use; 0 for all else. */
+TIER_LOCAL_ size_t tier_cpucache_usable_(struct tier_cpucache *cache,
+                                         const void *object)
+{
+    TIERALLOC_LOCK(cache->lock);
+    struct tier_slab *slab = cache->slab;
+    size_t bytes = tier_slab_usable_size(slab, object);
+
+#if TIERALLOC_CHECKS
+    const struct tier_slab_desc_ *desc = tier_slab_find_(slab, object);
+
+    if (bytes != 0 && !tier_cache_is_named_(desc->cache) &&
+        tier_cpucache_judge_(cache, desc, object, TIER_SIZE_UNKNOWN_) !=
+            TIER_OK) {
+        bytes = 0;
+    }
+#endif
+    TIERALLOC_UNLOCK(cache->lock);
+    return bytes;
 }
 
 /* --- Inspection --- */

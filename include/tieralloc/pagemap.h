@@ -41,6 +41,7 @@ extern "C" {
 #define TIER_KIND_FREE_HEAD 0x13U /* first page of a longer free run */
 #define TIER_KIND_FREE_TAIL 0x14U /* last page of it */
 #define TIER_KIND_CACHED    0x15U /* single page that waits in a page cache */
+#define TIER_KIND_HEAP      0x16U /* page of the simple heap */
 #define TIER_KIND_META      0x18U /* page of slab descriptors */
 #define TIER_KIND_FREE      0x20U /* head of a free block; order in bits 0..4 */
 #define TIER_KIND_BLOCK     0x40U /* head of an allocated block; order as above */
@@ -344,7 +345,7 @@ TIER_INLINE_ bool tier_kind_is_run_(unsigned kind)
 
 /*
  * Pages of the block or run that `index` is the head of, 1 for a page of a
- * slab or the tail of a free run, 0 for a kind that no tier writes. A corrupt
+ * slab, of the heap or the tail of a free run, 0 for a kind that no tier writes. A corrupt
  * length gives any value.
  */
 TIER_INLINE_ size_t tier_pagemap_extent_(const struct tier_pagemap *map,
@@ -360,7 +361,8 @@ TIER_INLINE_ size_t tier_pagemap_extent_(const struct tier_pagemap *map,
         return index + 1 < map->pages ? map->entry[index + 1].length : 0;
     }
     return tier_kind_is_run_(kind) || kind == TIER_KIND_CACHED ||
-           kind == TIER_KIND_META || (kind & TIER_KIND_SLAB) != 0;
+           kind == TIER_KIND_HEAP || kind == TIER_KIND_META ||
+           (kind & TIER_KIND_SLAB) != 0;
 }
 
 /*

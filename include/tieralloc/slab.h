@@ -1326,6 +1326,24 @@ static void tier_cache_retire_(struct tier_slab *slab,
     }
 }
 
+/*
+ * Give a slab that has lost its last object in use back to the source. NULL, or
+ * one with an object in use, stays.
+ */
+TIER_LOCAL_ void tier_slab_discard_empty_(struct tier_slab *slab,
+                                          struct tier_slab_desc_ *desc)
+{
+    if (desc == NULL || !tier_slab_is_empty_(desc)) {
+        return;
+    }
+    if (desc->cache->empty == desc) {
+        desc->cache->empty = NULL;
+    } else if (desc->cache->current == desc) {
+        desc->cache->current = NULL;
+    }
+    tier_slab_discard_(slab, desc);
+}
+
 /* Settle a slab of objects that has one free object more. Cold. */
 TIER_NOINLINE_ static void tier_slab_settle_(struct tier_slab *slab,
                                              struct tier_slab_desc_ *desc)
