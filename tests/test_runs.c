@@ -248,6 +248,18 @@ static void count_runs(struct tier_runs_stats *stats)
     stats->refused_frees = model.refused_frees;
 }
 
+/* The order of the free block at i; free pages of the buddy end at `end`. */
+static unsigned order_at(uint32_t i, uint32_t end)
+{
+    unsigned order = 0;
+
+    while (order != MAX_ORDER && align_up(i, order + 1) == i &&
+           end - i >= (uint32_t)1 << (order + 1)) {
+        order++;
+    }
+    return order;
+}
+
 /* Count the blocks that the buddy's free pages form when all have joined. */
 static void count_blocks(size_t blocks[])
 {
@@ -258,12 +270,8 @@ static void count_blocks(size_t blocks[])
         const uint32_t end = end_of(i, FREE);
 
         while (i < end) {
-            unsigned order = 0;
+            const unsigned order = order_at(i, end);
 
-            while (order != MAX_ORDER && align_up(i, order + 1) == i &&
-                   end - i >= (uint32_t)1 << (order + 1)) {
-                order++;
-            }
             blocks[order]++;
             i += (uint32_t)1 << order;
         }
@@ -476,8 +484,27 @@ static bool resize_model(uint32_t i, size_t pages)
 {
     const uint32_t old = model.pages[i];
 
-    if (pages > model.count || !all_are(i + old, i + (uint32_t)pages, HELD)) {
+    if (pages > model.count - i) {
         return false;
+    }
+    const uint32_t end = i + (uint32_t)pages;
+
+    for (uint32_t at = i + old; at < end; at++) {
+        if (model.what[at] != HELD && model.what[at] != FREE) {
+            return false;
+        }
+    }
+    for (uint32_t at = i + old; at < end;) {
+        const uint32_t free_end = end_of(at, FREE);
+
+        if (at == free_end) {
+            at = end_of(at, HELD);
+        } else {
+            const uint32_t block = (uint32_t)1 << order_at(at, free_end);
+
+            set_all(at, at + block, HELD);
+            at += block;
+        }
     }
     set_all(i, i + old, HELD);
     take(i, (uint32_t)pages, RUN);
@@ -547,6 +574,61 @@ static void trim(void)
         model.what[i] = model.what[i] == HELD ? FREE : model.what[i];
     }
     verify();
+}
+
+/* Borrow in the model all that gather() does; returns how many pages. */
+static size_t gather_model(void)
+{
+    size_t pages = 0;
+
+    for (uint32_t i = 0; i < model.count;) {
+        const uint32_t end = end_of(i, FREE);
+
+        while (i < end) {
+            const unsigned order = order_at(i, end);
+            const uint32_t block = (uint32_t)1 << order;
+
+            if (order < model.lend_order) {
+                set_all(i, i + block, HELD);
+                pages += block;
+            }
+            i += block;
+        }
+        i = end + 1;
+    }
+    give_back();
+    return pages;
+}
+
+/* Contiguous free pages, in the runs or in the buddy: the most there are. */
+static size_t longest_free(void)
+{
+    size_t longest = 0;
+    size_t length = 0;
+
+    for (uint32_t i = 0; i < model.count; i++) {
+        const bool is_free = model.what[i] == FREE || model.what[i] == HELD;
+
+        length = is_free ? length + 1 : 0;
+        longest = length > longest ? length : longest;
+    }
+    return longest;
+}
+
+static void gather(void)
+{
+    const size_t expected = gather_model();
+
+    cr_assert_eq(tier_runs_gather(&runs), expected);
+    verify();
+    if (model.lend_order == MAX_ORDER) {
+        const int order = buddy_stats_now().largest_free_order;
+        const size_t block = order < 0 ? 0 : (size_t)1 << order;
+        const size_t longest = longest_free();
+
+        cr_assert(block == TIER_RUN_MAX ||
+                  stats_now().largest_free_pages >= longest);
+    }
 }
 
 static void *alloc_block(unsigned order)
@@ -731,8 +813,10 @@ static void random_step(void)
                                    : below(1 + below(MAX_ORDER + 1)));
     } else if (what < 92) {
         free_block(below(4) == 0 ? random_pointer() : random_head(BLOCK));
-    } else if (what < 95) {
+    } else if (what < 94) {
         trim();
+    } else if (what < 96) {
+        gather();
     } else {
         change_region();
     }
@@ -957,8 +1041,10 @@ static bool make_call(uint32_t call)
         free_block(address_of(model.first + call));
     } else if (call == pages) {
         trim();
+    } else if (call == pages + 1) {
+        gather();
     }
-    return call <= pages;
+    return call <= pages + 1;
 }
 
 /* Make every call in every state. */
@@ -1563,6 +1649,107 @@ Test(runs, give_back_every_free_page_when_trimmed)
     cr_assert_eq(buddy_stats_now().free_blocks[3], 1U);
 }
 
+/* --- Gathering ------------------------------------------------------------ */
+
+/* The arena of a gathering: `used` has a bit for each page that is. */
+#if TIERALLOC_TEST_STEPS >= 20000
+#define GATHER_PAGES 11
+#else
+#define GATHER_PAGES 8
+#endif
+
+/* Take each page, in runs where `lent` has a bit, and free what is not used. */
+static void scatter(uintptr_t first, uint32_t used, uint32_t lent)
+{
+    set_up_region(first, GATHER_PAGES, MAX_ORDER);
+    for (uint32_t i = 0; i < GATHER_PAGES; i++) {
+        if ((lent >> i & 1) == 0) {
+            cr_assert_eq(tier_buddy_alloc_at(&buddy, address_of(first + i), 0),
+                         TIER_OK);
+        }
+    }
+    for (uint32_t i = 0; i < GATHER_PAGES; i++) {
+        cr_assert((lent >> i & 1) == 0 || tier_runs_alloc(&runs, 1) != NULL);
+    }
+    for (uint32_t i = 0; i < GATHER_PAGES; i++) {
+        void *const page = address_of(first + i);
+
+        if ((used >> i & 1) == 0) {
+            cr_assert_eq((lent >> i & 1) != 0 ? tier_runs_free(&runs, page)
+                                              : tier_buddy_free(&buddy, page),
+                         TIER_OK);
+        }
+    }
+    cr_assert(sound());
+}
+
+/* The most contiguous pages without a bit in `used`. */
+static size_t longest_gap(uint32_t used)
+{
+    size_t longest = 0;
+    size_t length = 0;
+
+    for (uint32_t i = 0; i < GATHER_PAGES; i++) {
+        length = (used >> i & 1) == 0 ? length + 1 : 0;
+        longest = length > longest ? length : longest;
+    }
+    return longest;
+}
+
+/* Require that just the lengths up to `longest` can be allocated. */
+static void require_all_lengths(size_t longest)
+{
+    for (size_t pages = 1; pages <= GATHER_PAGES; pages++) {
+        const bool fits = pages <= longest && pages <= TIER_RUN_MAX;
+
+        tier_runs_gather(&runs); /* a free gave whole blocks back, maybe */
+        void *const run = tier_runs_alloc(&runs, pages);
+
+        cr_assert_eq(run != NULL, fits, "%u pages of %u", (unsigned)pages,
+                     (unsigned)longest);
+        cr_assert_eq(tier_runs_free(&runs, run), TIER_OK);
+    }
+    cr_assert(sound());
+}
+
+/* Every set of used pages, every gap of which was freed by runs and blocks. */
+static void gather_every(uintptr_t first)
+{
+    for (uint32_t used = 0; used < (uint32_t)1 << GATHER_PAGES; used++) {
+        const uint32_t lent[] = {0, UINT32_MAX, 0x55555555, 0x0F0F0F0F,
+                                 below(UINT32_MAX)};
+
+        for (size_t i = 0; i < COUNT(lent); i++) {
+            scatter(first, used, lent[i]);
+            require_all_lengths(longest_gap(used));
+        }
+    }
+}
+
+Test(runs, fit_wherever_pages_are_contiguous_once_those_are_gathered)
+{
+    gather_every(MIDDLE);
+    gather_every(MIDDLE + 3);
+    gather_every(TOP - GATHER_PAGES + 1);
+}
+
+Test(runs, borrow_just_the_blocks_that_are_too_small_to_stay)
+{
+    for (unsigned lend_order = 1; lend_order <= capped(4); lend_order++) {
+        const uint32_t block = (uint32_t)1 << lend_order;
+
+        set_up_model(MIDDLE - block + 1, 4 * block, lend_order);
+        add_pages(0, 4 * block);
+        gather();
+        cr_assert_eq(stats_now().held_pages, block);
+        cr_assert_eq(stats_now().held_pages + buddy_stats_now().free_pages,
+                     4U * block);
+        gather();
+        trim();
+        cr_assert_eq(stats_now().held_pages, 0U);
+    }
+}
+
 /* --- Resizing ------------------------------------------------------------- */
 
 Test(runs, grow_into_the_free_run_behind_them_and_no_further)
@@ -1591,11 +1778,73 @@ Test(runs, do_not_grow_into_a_block_or_a_run_in_use)
     void *const run = set_up_three();
 
     alloc(5);
-    add_pages(8, 16);
     cr_assert_eq(resize(run, 4), TIER_ERR_IN_USE);
     cr_assert_eq(resize(address_of(MIDDLE + 3), 6), TIER_ERR_IN_USE);
+    add_pages(8, 16);
     alloc_block(3);
+    cr_assert_eq(resize(run, 4), TIER_ERR_IN_USE);
     cr_assert_eq(resize(address_of(MIDDLE + 3), 6), TIER_ERR_IN_USE);
+}
+
+Test(runs, grow_into_a_free_block_behind_them)
+{
+    if (MAX_ORDER < 4) {
+        return;
+    }
+    void *const run = set_up_three();
+
+    add_pages(8, 16);
+    set_owner(run, 77);
+    cr_assert_eq(buddy_stats_now().free_pages, 8U);
+    cr_assert_eq(resize(run, 9), TIER_OK);
+    cr_assert_eq(buddy_stats_now().free_pages, 0U);
+    cr_assert_eq(stats_now().largest_free_pages, 7U);
+    cr_assert_eq(resize(run, 16), TIER_OK);
+    cr_assert_eq(stats_now().free_pages, 0U);
+    cr_assert_eq(resize(run, TIER_RUN_MAX == 16 ? 16 : 17),
+                 TIER_RUN_MAX == 16 ? TIER_OK : TIER_ERR_IN_USE);
+    cr_assert_eq(resize(run, 8), TIER_OK); /* the block behind goes back */
+    cr_assert_eq(buddy_stats_now().free_pages, 8U);
+    cr_assert_eq(tier_runs_owner(&runs, run), 77U);
+}
+
+/* Blocks of 8, 4, 2 and 1 page behind a run; one of those 15 may be in use. */
+Test(runs, grow_into_several_free_blocks_or_not_at_all)
+{
+    if (MAX_ORDER < 4) {
+        return;
+    }
+    for (uint32_t stop = 1; stop <= 16; stop++) {
+        for (uint32_t pages = 2; pages <= 16; pages++) {
+            set_up_model(MIDDLE, 16, 0);
+            add_pages(0, 16);
+            cr_assert_eq(alloc(1), address_of(MIDDLE));
+            if (stop < 16) {
+                cr_assert_eq(
+                    tier_buddy_alloc_at(&buddy, address_of(MIDDLE + stop), 0),
+                    TIER_OK);
+                take(stop, 1, BLOCK);
+                model.owner[stop] = 0;
+            }
+            cr_assert_eq(resize(address_of(MIDDLE), pages),
+                         pages <= stop ? TIER_OK : TIER_ERR_IN_USE);
+        }
+    }
+}
+
+/* What is borrowed too much and goes back was never in use. */
+Test(runs, grow_without_a_trace_of_what_they_do_not_need)
+{
+    if (MAX_ORDER < 4) {
+        return;
+    }
+    set_up_model(MIDDLE, 16, 0);
+    add_pages(0, 16);
+    cr_assert_eq(alloc(1), address_of(MIDDLE));
+    cr_assert_eq(resize(address_of(MIDDLE), 9), TIER_OK);
+    cr_assert_eq(buddy_stats_now().peak_used_pages, 9U);
+    cr_assert_eq(resize(address_of(MIDDLE), 10), TIER_OK);
+    cr_assert_eq(buddy_stats_now().peak_used_pages, 10U);
 }
 
 Test(runs, do_not_grow_past_the_last_page_of_the_span)

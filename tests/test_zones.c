@@ -16,6 +16,7 @@
 #include "pages.h"
 
 #define EMERGENCY TIER_ZONE_EMERGENCY
+#define QUICK     TIER_ZONE_QUICK
 
 /* The zones of the running test. */
 static struct tier_zones zones;
@@ -63,7 +64,7 @@ static struct tier_zone_stats stats_of(unsigned zone)
 
 static size_t free_in(unsigned zone)
 {
-    return stats_of(zone).buddy.free_pages;
+    return stats_of(zone).free_pages;
 }
 
 /* --- What has changed ----------------------------------------------------- */
@@ -116,10 +117,10 @@ static void on_event(void *context, unsigned zone, enum tier_zone_event event)
     cr_assert(tier_zones_check(&zones));
     cr_assert_eq(stats.is_low, event == TIER_ZONE_LOW);
     if (event == TIER_ZONE_LOW) {
-        cr_assert(stats.buddy.free_pages < stats.low_pages);
+        cr_assert(stats.free_pages < stats.low_pages);
     } else {
         cr_assert_eq(event, TIER_ZONE_OK);
-        cr_assert(stats.buddy.free_pages >= stats.high_pages);
+        cr_assert(stats.free_pages >= stats.high_pages);
     }
     seen.count[zone][event]++;
     seen.total++;
@@ -144,6 +145,8 @@ static bool saw(size_t total, unsigned zone, enum tier_zone_event event)
 }
 
 /* --- Zones of most tests -------------------------------------------------- */
+
+#if TIERALLOC_ZONES == 3
 
 /*
  * A span of 100 pages, its first one 3 below an alignment. All pages in zones
@@ -242,19 +245,34 @@ static void free_some(unsigned zone, size_t count)
     cr_assert_eq(count, 0U);
 }
 
+#endif
+
 /* --- The model ------------------------------------------------------------ */
 
 /* What is known of a page, computed in the plainest way. */
 struct page {
-    uint16_t state; /* GONE, FREE, or the index of its block's first page */
-    uint8_t order;  /* of a block, with its first page */
+    uint16_t state; /* GONE, FREE, or the index of the first page with it */
+    uint16_t pages; /* of a block or run, or held, with the first of them */
+    uint8_t what;   /* with that, too */
 };
+
+/* What pages that are in use are. */
+enum what { BLOCK, RUN, HELD };
 
 #define GONE 0xFFFFU /* in no region */
 #define FREE 0xFFFEU
 
 /* What stands in the way of a request, in the order of the counters. */
-enum obstacle { NO_BLOCK, RESERVE, WATERMARK, NOTHING };
+enum obstacle { NO_BLOCK, NO_RUN, RESERVE, WATERMARK, NOTHING };
+
+/* A request: a block, a run, or pages to hold; of 2^order, if a block. */
+struct request {
+    enum what what;
+    size_t pages;
+    unsigned order;
+    unsigned highest;
+    unsigned flags;
+};
 
 struct model_zone {
     uint32_t begin;
@@ -267,8 +285,9 @@ struct model_zone {
     size_t high;
     size_t reserve;
     bool is_low;
-    size_t failed[3]; /* by obstacle */
+    size_t failed[4]; /* by obstacle */
     size_t refused_allocs;
+    size_t refused_runs;
     size_t refused_frees;
     size_t fallbacks;
     size_t events[2];
@@ -280,6 +299,7 @@ static struct {
     struct page page[SPAN_MAX];
     uintptr_t owner[SPAN_MAX];
     uint32_t zones;
+    bool mixed; /* there are not only blocks */
     struct model_zone zone[TIER_ZONES_MAX];
 } model;
 
@@ -311,10 +331,27 @@ static size_t model_free(const struct model_zone *zone)
     return zone->managed - zone->used;
 }
 
-/* True when page i is the first of an allocated block. */
+/* True when page i is the first of those of a block or run, or held. */
 static bool is_head(uint32_t i)
 {
     return model.page[i].state == i;
+}
+
+/* True when it is the first of a block or run. */
+static bool is_used(uint32_t i)
+{
+    return is_head(i) && model.page[i].what != HELD;
+}
+
+/* The order of a block of so many pages. */
+static int order_of(size_t pages)
+{
+    int order = 0;
+
+    while ((size_t)1 << order < pages) {
+        order++;
+    }
+    return order;
 }
 
 /* True when each of these pages is in this state, GONE or FREE. */
@@ -379,26 +416,68 @@ static void count_free(const struct model_zone *zone, size_t blocks[])
     }
 }
 
-/* What keeps a zone from serving a request. */
-static enum obstacle obstacle_in(const struct model_zone *zone, unsigned order,
-                                 bool fell_back, unsigned flags)
+/* Contiguous free pages of a zone: the most there are. */
+static size_t longest_free(const struct model_zone *zone)
+{
+    size_t longest = 0;
+    size_t length = 0;
+
+    for (uint32_t i = zone->begin; i < zone->end; i++) {
+        length = model.page[i].state == FREE ? length + 1 : 0;
+        longest = length > longest ? length : longest;
+    }
+    return longest;
+}
+
+/* True when they are enough as the tiers have them, for who is in a hurry. */
+static bool has_ready(const struct model_zone *zone,
+                      const struct request *request)
+{
+    const struct tier_zone_stats stats =
+        stats_of((unsigned)(zone - model.zone));
+    const int order = stats.buddy.largest_free_order;
+    const size_t block = order < 0 ? 0 : (size_t)1 << order;
+
+    return block >= request->pages ||
+           (request->what != BLOCK &&
+            stats.runs.largest_free_pages >= request->pages);
+}
+
+/* True when free pages of a zone are enough, wherever the tiers have them. */
+static bool has_pages(const struct model_zone *zone,
+                      const struct request *request)
 {
     size_t blocks[MAX_ORDER + 1];
-    bool has_block = false;
 
+    if ((request->flags & QUICK) != 0) {
+        return has_ready(zone, request);
+    }
+    if (request->what != BLOCK) {
+        return longest_free(zone) >= request->pages;
+    }
     count_free(zone, blocks);
-    for (unsigned k = order; k <= MAX_ORDER; k++) {
-        has_block = has_block || blocks[k] != 0;
+    for (unsigned k = request->order; k <= MAX_ORDER; k++) {
+        if (blocks[k] != 0) {
+            return true;
+        }
     }
-    if (!has_block) {
-        return NO_BLOCK;
+    return false;
+}
+
+/* What keeps a zone from serving a request. */
+static enum obstacle obstacle_in(const struct model_zone *zone,
+                                 const struct request *request, bool fell_back,
+                                 unsigned flags)
+{
+    if (!has_pages(zone, request)) {
+        return request->what == BLOCK ? NO_BLOCK : NO_RUN;
     }
-    const size_t left = model_free(zone) - ((size_t)1 << order);
+    const size_t left = model_free(zone) - request->pages;
 
     if (fell_back && left < zone->reserve) {
         return RESERVE;
     }
-    return left < zone->min && flags != EMERGENCY ? WATERMARK : NOTHING;
+    return left < zone->min && (flags & EMERGENCY) == 0 ? WATERMARK : NOTHING;
 }
 
 /* Note what a zone's free pages have crossed. */
@@ -413,28 +492,68 @@ static void model_settle(struct model_zone *zone)
     }
 }
 
+/* Require that a zone has the free pages of the model, as blocks if it must. */
+static void verify_free(const struct model_zone *zone,
+                        const struct tier_zone_stats *stats)
+{
+    size_t blocks[MAX_ORDER + 1];
+    int largest = -1;
+
+    cr_assert_eq(stats->free_pages, model_free(zone));
+    cr_assert_eq(stats->buddy.free_pages + stats->runs.free_pages,
+                 model_free(zone));
+    cr_assert(stats->runs.largest_free_pages <= longest_free(zone));
+    if (stats->runs.free_pages != 0) {
+        return; /* what is lent is the tiers' to choose */
+    }
+    count_free(zone, blocks);
+    for (unsigned order = 0; order <= MAX_ORDER; order++) {
+        cr_assert_eq(stats->buddy.free_blocks[order], blocks[order]);
+        largest = blocks[order] != 0 ? (int)order : largest;
+    }
+    cr_assert_eq(stats->buddy.largest_free_order, largest);
+}
+
+/* Require that a zone has the runs of the model. */
+static void verify_runs(const struct model_zone *zone,
+                        const struct tier_zone_stats *stats)
+{
+    size_t runs = 0;
+    size_t run_pages = 0;
+    size_t held = 0;
+
+    for (uint32_t i = zone->begin; i < zone->end; i++) {
+        if (is_head(i) && model.page[i].what == RUN) {
+            runs++;
+            run_pages += model.page[i].pages;
+        } else if (is_head(i) && model.page[i].what == HELD) {
+            held += model.page[i].pages;
+        }
+    }
+    cr_assert_eq(stats->runs.used_runs, runs);
+    cr_assert_eq(stats->runs.source_pages, held);
+    cr_assert_eq(stats->runs.held_pages,
+                 run_pages + held + stats->runs.free_pages);
+}
+
 /* Require that a zone counts what the model does. */
 static void verify_zone(unsigned index)
 {
     const struct model_zone *const zone = &model.zone[index];
     const struct tier_zone_stats stats = stats_of(index);
-    size_t blocks[MAX_ORDER + 1];
-    int largest = -1;
 
-    count_free(zone, blocks);
-    for (unsigned order = 0; order <= MAX_ORDER; order++) {
-        cr_assert_eq(stats.buddy.free_blocks[order], blocks[order]);
-        largest = blocks[order] != 0 ? (int)order : largest;
-    }
-    cr_assert_eq(stats.buddy.largest_free_order, largest);
+    verify_free(zone, &stats);
+    verify_runs(zone, &stats);
     cr_assert_eq(stats.buddy.managed_pages, zone->managed);
-    cr_assert_eq(stats.buddy.free_pages, model_free(zone));
-    cr_assert_eq(stats.buddy.peak_used_pages, zone->peak);
+    cr_assert(model.mixed || stats.buddy.peak_used_pages == zone->peak);
     cr_assert_eq(stats.buddy.failed_allocs, zone->failed[NO_BLOCK]);
+    cr_assert_eq(stats.runs.failed_allocs, zone->failed[NO_RUN]);
     cr_assert_eq(stats.failed_reserve, zone->failed[RESERVE]);
     cr_assert_eq(stats.failed_watermark, zone->failed[WATERMARK]);
     cr_assert_eq(stats.buddy.refused_allocs, zone->refused_allocs);
     cr_assert_eq(stats.buddy.refused_frees, zone->refused_frees);
+    cr_assert_eq(stats.runs.refused_allocs, zone->refused_runs);
+    cr_assert_eq(stats.runs.refused_frees, 0U);
     cr_assert_eq(stats.fallbacks, zone->fallbacks);
     cr_assert_eq(stats.min_pages, zone->min);
     cr_assert_eq(stats.low_pages, zone->low);
@@ -447,9 +566,16 @@ static void verify_zone(unsigned index)
 
 static void verify(void)
 {
+    size_t free_pages = 0;
+    size_t managed = 0;
+
     for (unsigned i = 0; i < model.zones; i++) {
         verify_zone(i);
+        free_pages += model_free(&model.zone[i]);
+        managed += model.zone[i].managed;
     }
+    cr_assert_eq(tier_zones_free_pages(&zones), free_pages);
+    cr_assert_eq(tier_zones_managed_pages(&zones), managed);
     cr_assert(tier_zones_check(&zones));
 }
 
@@ -460,10 +586,16 @@ static void verify_pages(void)
         const void *const address = address_of(model.first + i);
 
         cr_assert_eq(tier_zones_zone_of(&zones, address), model_zone_of(i));
+        const size_t pages = is_used(i) ? model.page[i].pages : 0;
+        const bool block = pages != 0 && model.page[i].what == BLOCK;
+
         cr_assert_eq(tier_zones_order(&zones, address),
-                     is_head(i) ? model.page[i].order : -1);
+                     block ? order_of(pages) : -1);
+        cr_assert_eq(tier_zones_pages(&zones, address), pages);
         cr_assert_eq(tier_zones_owner(&zones, address),
-                     is_head(i) ? model.owner[i] : 0);
+                     pages != 0 ? model.owner[i] : 0);
+        cr_assert_eq(tier_zones_pages(&zones, byte_of(model.first + i, 1)), 0U);
+        cr_assert_eq(tier_zones_owner(&zones, byte_of(model.first + i, 1)), 0U);
     }
 }
 
@@ -487,6 +619,17 @@ static uint32_t pages_in(const struct model_zone *zone, uint32_t begin,
     begin = begin < zone->begin ? zone->begin : begin;
     end = end > zone->end ? zone->end : end;
     return begin < end ? end - begin : 0;
+}
+
+/* True when no zone has free pages in runs: what fails then changes nothing. */
+static bool none_lent(void)
+{
+    for (unsigned i = 0; i < model.zones; i++) {
+        if (zones.zone[i].runs.free_pages != 0) {
+            return false;
+        }
+    }
+    return true;
 }
 
 /* Let pages come, which were gone, or go, which were free. */
@@ -556,6 +699,7 @@ static enum tier_status removal(uint32_t begin, uint32_t end)
 static void model_remove(uint32_t begin, uint32_t end, size_t bend)
 {
     const enum tier_status expected = removal(begin, end);
+    const bool strict = none_lent();
 
     remember();
     cr_assert_eq(tier_zones_remove(&zones, byte_of(model.first + begin, bend),
@@ -564,18 +708,18 @@ static void model_remove(uint32_t begin, uint32_t end, size_t bend)
     if (expected == TIER_OK) {
         model_change(begin, end, false);
     } else {
-        cr_assert(unchanged());
+        cr_assert(unchanged() || !strict);
     }
     verify();
 }
 
 /* The zone that serves a request by the rules; -1 when none does. */
-static int choose(unsigned order, unsigned highest, unsigned flags)
+static int choose(const struct request *request)
 {
-    for (unsigned with = 0; with <= flags; with++) {
-        for (int i = (int)highest; i >= 0; i--) {
-            if (obstacle_in(&model.zone[i], order, i != (int)highest, with) ==
-                NOTHING) {
+    for (unsigned with = 0; with <= (request->flags & EMERGENCY); with++) {
+        for (int i = (int)request->highest; i >= 0; i--) {
+            if (obstacle_in(&model.zone[i], request, i != (int)request->highest,
+                            with) == NOTHING) {
                 return i;
             }
         }
@@ -583,84 +727,194 @@ static int choose(unsigned order, unsigned highest, unsigned flags)
     return -1;
 }
 
-/* Enter a block that was given as allocated. */
-static void model_take(const void *block, unsigned order, unsigned zone)
+/* The kinds that a holder of pages may write. */
+static const uint8_t holders[] = {TIER_KIND_HEAP, TIER_KIND_META,
+                                  TIER_KIND_SLAB, TIER_KIND_SLAB | 0x7FU};
+
+/* Enter pages that were given as used. */
+static void model_take(const void *memory, const struct request *request,
+                       unsigned zone)
 {
     struct model_zone *const from = &model.zone[zone];
     const uintptr_t i =
-        ((uintptr_t)block >> TIERALLOC_PAGE_SHIFT) - model.first;
-    const uint32_t pages = (uint32_t)1 << order;
+        ((uintptr_t)memory >> TIERALLOC_PAGE_SHIFT) - model.first;
+    const uint32_t pages = (uint32_t)request->pages;
+    const size_t aligned = request->what == BLOCK ? pages : 1;
 
-    cr_assert_eq((uintptr_t)block & (bytes_of(pages) - 1), 0U);
+    cr_assert_eq((uintptr_t)memory & (bytes_of(aligned) - 1), 0U);
     cr_assert(i >= from->begin && i < from->end && pages <= from->end - i);
     cr_assert(all_are((uint32_t)i, (uint32_t)i + pages, FREE));
     set_all((uint32_t)i, (uint32_t)i + pages, (unsigned)i);
-    model.page[i].order = (uint8_t)order;
+    model.page[i].pages = (uint16_t)pages;
+    model.page[i].what = (uint8_t)request->what;
     model.owner[i] = 0;
     from->used += pages;
     from->peak = from->used > from->peak ? from->used : from->peak;
+    for (uintptr_t page = i; request->what == HELD && page < i + pages;
+         page++) {
+        cr_assert_eq(map.kind[page], TIER_KIND_NONE);
+        map.kind[page] = holders[below(COUNT(holders))];
+    }
 }
 
 /* Undo in the zones what a failed request may have counted, and compare. */
-static bool only_failed(unsigned order, unsigned highest, unsigned flags)
+static bool only_failed(const struct request *request)
 {
     size_t *counter[TIER_ZONES_MAX];
 
-    for (unsigned i = 0; i <= highest; i++) {
+    for (unsigned i = 0; i <= request->highest; i++) {
         struct tier_zone *const zone = &zones.zone[i];
-        const enum obstacle why =
-            obstacle_in(&model.zone[i], order, i != highest, flags);
+        const enum obstacle why = obstacle_in(
+            &model.zone[i], request, i != request->highest, request->flags);
 
         cr_assert_neq(why, NOTHING);
         model.zone[i].failed[why]++;
         counter[i] = why == NO_BLOCK  ? &zone->buddy.failed_allocs
+                     : why == NO_RUN  ? &zone->runs.failed_allocs
                      : why == RESERVE ? &zone->failed_reserve
                                       : &zone->failed_watermark;
         *counter[i] -= 1;
     }
     const bool same = unchanged();
 
-    for (unsigned i = 0; i <= highest; i++) {
+    for (unsigned i = 0; i <= request->highest; i++) {
         *counter[i] += 1;
     }
     return same;
 }
 
-static void model_alloc(unsigned order, unsigned highest, unsigned flags)
+/* Make a request of the zones, by a call that is for it. */
+static enum tier_status call_for(const struct request *request, void **memory)
 {
-    const bool invalid = highest >= model.zones || flags > EMERGENCY;
-    const int from =
-        invalid || order > MAX_ORDER ? -1 : choose(order, highest, flags);
-    enum tier_status status = TIER_OK;
-    void *block = &zones;
+    const unsigned highest = request->highest;
+    const unsigned flags = request->flags;
+
+    if (request->what == RUN) {
+        return tier_zones_try_alloc_run(&zones, request->pages, highest, flags,
+                                        memory);
+    }
+    if (request->what == HELD) {
+        *memory = tier_zones_acquire(&zones, request->pages, highest, flags);
+    } else if (flags == 0 && below(2) == 0) {
+        *memory = tier_zones_alloc(&zones, request->order, highest);
+    } else {
+        return tier_zones_try_alloc(&zones, request->order, highest, flags,
+                                    memory);
+    }
+    return *memory == NULL ? TIER_ERR_INVALID : TIER_OK; /* it does not say */
+}
+
+/* Why a request is refused, TIER_OK when it is not. */
+static enum tier_status refusal(const struct request *request)
+{
+    if (request->highest >= model.zones ||
+        request->flags > (EMERGENCY | QUICK)) {
+        return TIER_ERR_INVALID;
+    }
+    if (request->what == BLOCK) {
+        return request->order > MAX_ORDER ? TIER_ERR_TOO_LARGE : TIER_OK;
+    }
+    if (request->pages == 0) {
+        return TIER_ERR_INVALID;
+    }
+    return request->pages > TIER_RUN_MAX ? TIER_ERR_TOO_LARGE : TIER_OK;
+}
+
+/* Require that a request was refused, and nothing else. */
+static void require_refused(const struct request *request)
+{
+    const unsigned named =
+        request->highest < model.zones ? request->highest : model.zones - 1;
+    struct tier_zone *const zone = &zones.zone[named];
+
+    if (request->what == BLOCK) {
+        model.zone[named].refused_allocs++;
+        cr_assert(only_counted(&zone->buddy.refused_allocs));
+    } else {
+        model.zone[named].refused_runs++;
+        cr_assert(only_counted(&zone->runs.refused_allocs));
+    }
+}
+
+static void model_request(const struct request *request)
+{
+    const enum tier_status refused = refusal(request);
+    const int from = refused == TIER_OK ? choose(request) : -1;
+    const bool strict = (request->flags & QUICK) != 0 ||
+                        (none_lent() && request->what == BLOCK);
+    void *memory = &zones;
 
     remember();
-    if (flags == 0 && below(2) == 0) {
-        block = tier_zones_alloc(&zones, order, highest);
-        status = block == NULL ? TIER_ERR_NO_MEMORY : TIER_OK;
-        cr_assert_eq(status == TIER_OK, from >= 0);
-    } else {
-        status = tier_zones_try_alloc(&zones, order, highest, flags, &block);
-        cr_assert_eq(status, from >= 0           ? TIER_OK
-                             : invalid           ? TIER_ERR_INVALID
-                             : order > MAX_ORDER ? TIER_ERR_TOO_LARGE
-                                                 : TIER_ERR_NO_MEMORY);
-    }
-    if (from >= 0) {
-        model_take(block, order, (unsigned)from);
-        model.zone[from].fallbacks += from != (int)highest;
-        model_settle(&model.zone[from]);
-    } else if (invalid || order > MAX_ORDER) {
-        const unsigned named =
-            highest < model.zones ? highest : model.zones - 1;
+    const enum tier_status status = call_for(request, &memory);
+    const bool says = status != TIER_ERR_INVALID || request->what == RUN;
 
-        model.zone[named].refused_allocs++;
-        cr_assert_null(block);
-        cr_assert(only_counted(&zones.zone[named].buddy.refused_allocs));
+    if (from >= 0) {
+        cr_assert_eq(status, TIER_OK);
+        model_take(memory, request, (unsigned)from);
+        model.zone[from].fallbacks += from != (int)request->highest;
+        model_settle(&model.zone[from]);
     } else {
-        cr_assert_null(block);
-        cr_assert(only_failed(order, highest, flags));
+        cr_assert_neq(status, TIER_OK);
+        cr_assert_null(memory);
+        cr_assert(!says || refused == TIER_OK || status == refused);
+        cr_assert(!says || refused != TIER_OK || status == TIER_ERR_NO_MEMORY);
+        if (refused != TIER_OK) {
+            require_refused(request);
+        } else {
+            cr_assert(only_failed(request) || !strict);
+        }
     }
+    verify();
+}
+
+static void model_alloc(unsigned order, unsigned highest, unsigned flags)
+{
+    struct request request;
+
+    request.what = BLOCK;
+    request.pages = order <= MAX_ORDER ? (size_t)1 << order : 0;
+    request.order = order;
+    request.highest = highest;
+    request.flags = flags;
+    model_request(&request);
+}
+
+/* Allocate or acquire pages. */
+static void model_alloc_run(enum what what, size_t pages, unsigned highest,
+                            unsigned flags)
+{
+    struct request request;
+
+    request.what = what;
+    request.pages = pages;
+    request.order = 0;
+    request.highest = highest;
+    request.flags = flags;
+    model_request(&request);
+}
+
+/* Let used pages be free. */
+static void model_release(uint32_t i)
+{
+    struct model_zone *const zone = &model.zone[model_zone_of(i)];
+    const uint32_t pages = model.page[i].pages;
+
+    set_all(i, i + pages, FREE);
+    zone->used -= pages;
+    model_settle(zone);
+}
+
+/* Release what is held at page i, if anything is. */
+static void model_return(uint32_t i)
+{
+    if (!is_head(i) || model.page[i].what != HELD) {
+        return;
+    }
+    const uint32_t pages = model.page[i].pages;
+
+    memset(map.kind + i, TIER_KIND_NONE, pages);
+    tier_zones_release(&zones, address_of(model.first + i), pages);
+    model_release(i);
     verify();
 }
 
@@ -676,6 +930,9 @@ static enum tier_status verdict(const void *block, uint32_t *index)
     }
     if (model.page[*index].state == FREE) {
         return TIER_ERR_DOUBLE_FREE;
+    }
+    if (model.page[model.page[*index].state].what == HELD) {
+        return TIER_ERR_FOREIGN;
     }
     if ((uintptr_t)block % TIER_PAGE_SIZE != 0) {
         return TIER_ERR_MISALIGNED;
@@ -700,21 +957,13 @@ static void model_free_block(void *block)
     uint32_t i;
     const enum tier_status expected = verdict(block, &i);
 
-    if (expected != TIER_OK && TIERALLOC_CHECKS == 0) {
-        return; /* the caller's promise */
-    }
     remember();
     cr_assert_eq(tier_zones_free(&zones, block),
                  block == NULL ? TIER_OK : expected);
     if (block == NULL) {
         cr_assert(unchanged());
     } else if (expected == TIER_OK) {
-        struct model_zone *const zone = &model.zone[model_zone_of(i)];
-        const uint32_t pages = (uint32_t)1 << model.page[i].order;
-
-        set_all(i, i + pages, FREE);
-        zone->used -= pages;
-        model_settle(zone);
+        model_release(i);
     } else {
         const uint32_t near = nearest_zone(block);
 
@@ -736,6 +985,144 @@ static void model_set_owner(void *block, uintptr_t owner)
     } else {
         cr_assert(unchanged());
     }
+}
+
+/* Why the block or run at page i cannot be resized, TIER_OK when it can. */
+static enum tier_status resizing(uint32_t i, size_t pages,
+                                 enum obstacle *obstacle)
+{
+    const int at = model_zone_of(i);
+    const struct model_zone *const zone = &model.zone[at];
+    const uint32_t old = model.page[i].pages;
+    const size_t left = model_free(zone) - (pages - old);
+
+    *obstacle = NOTHING;
+    if (pages <= old) {
+        return TIER_OK;
+    }
+    if (at + 1 != (int)model.zones && left < zone->reserve) {
+        *obstacle = RESERVE;
+        return TIER_ERR_NO_MEMORY;
+    }
+    if (left < zone->min) {
+        *obstacle = WATERMARK;
+        return TIER_ERR_NO_MEMORY;
+    }
+    if ((model.page[i].what == BLOCK && (model.first + i) % pages != 0) ||
+        pages > zone->end - i || !all_are(i + old, i + (uint32_t)pages, FREE)) {
+        *obstacle = model.page[i].what == BLOCK ? NO_BLOCK : NO_RUN;
+        return TIER_ERR_IN_USE;
+    }
+    return TIER_OK;
+}
+
+/* Let a block or run have so many pages. */
+static void model_set_pages(uint32_t i, uint32_t pages)
+{
+    struct model_zone *const zone = &model.zone[model_zone_of(i)];
+    const uint32_t old = model.page[i].pages;
+
+    set_all(i, i + old, FREE);
+    set_all(i, i + pages, i);
+    model.page[i].pages = (uint16_t)pages;
+    zone->used = zone->used - old + pages;
+    zone->peak = zone->used > zone->peak ? zone->used : zone->peak;
+    model_settle(zone);
+}
+
+/* Require that a resize counts what failed. */
+static void model_resize_failed(uint32_t i, size_t pages,
+                                enum obstacle obstacle)
+{
+    const unsigned zone = (unsigned)model_zone_of(i);
+    struct tier_zone *const at = &zones.zone[zone];
+    const bool block = model.page[i].what == BLOCK;
+
+    if (pages == 0 || pages > TIER_RUN_MAX) {
+        ++*(block ? &model.zone[zone].refused_allocs
+                  : &model.zone[zone].refused_runs);
+        cr_assert(only_counted(block ? &at->buddy.refused_allocs
+                                     : &at->runs.refused_allocs));
+        return;
+    }
+    model.zone[zone].failed[obstacle]++;
+    cr_assert(only_counted(obstacle == NO_BLOCK  ? &at->buddy.failed_allocs
+                           : obstacle == NO_RUN  ? &at->runs.failed_allocs
+                           : obstacle == RESERVE ? &at->failed_reserve
+                                                 : &at->failed_watermark));
+}
+
+static void model_resize(void *memory, size_t pages)
+{
+    uint32_t i;
+    const enum tier_status wrong = verdict(memory, &i);
+    enum tier_status expected = wrong;
+    enum obstacle obstacle = NOTHING;
+    size_t rounded = pages;
+
+    if (wrong == TIER_OK && pages == 0) {
+        expected = TIER_ERR_INVALID;
+    } else if (wrong == TIER_OK && pages > TIER_RUN_MAX) {
+        expected = TIER_ERR_TOO_LARGE;
+    } else if (wrong == TIER_OK) {
+        if (model.page[i].what == BLOCK) {
+            rounded = (size_t)1 << order_of(pages);
+        }
+        expected = resizing(i, rounded, &obstacle);
+    }
+    remember();
+    cr_assert_eq(tier_zones_resize(&zones, memory, pages), expected);
+    if (wrong != TIER_OK) {
+        const uint32_t near = nearest_zone(memory);
+
+        cr_assert(only_counted(&zones.zone[near].buddy.refused_frees));
+        model.zone[near].refused_frees++;
+    } else if (expected == TIER_OK) {
+        model_set_pages(i, (uint32_t)rounded);
+        cr_assert_eq(tier_zones_pages(&zones, memory), rounded);
+        cr_assert_eq(tier_zones_owner(&zones, memory), model.owner[i]);
+    } else {
+        model_resize_failed(i, pages, obstacle);
+    }
+    verify();
+}
+
+static void model_trim(void)
+{
+    size_t lent = 0;
+
+    for (unsigned i = 0; i < model.zones; i++) {
+        lent += stats_of(i).runs.free_pages;
+    }
+    cr_assert_eq(tier_zones_trim(&zones), lent);
+    cr_assert(none_lent());
+    verify();
+}
+
+/* Gather; then what is contiguous is in one free run, or in largest blocks. */
+static void model_gather(void)
+{
+    size_t before = 0;
+    size_t after = 0;
+
+    for (unsigned i = 0; i < model.zones; i++) {
+        before += stats_of(i).buddy.free_pages;
+    }
+    const size_t borrowed = tier_zones_gather(&zones);
+
+    for (unsigned i = 0; i < model.zones; i++) {
+        const struct tier_zone_stats stats = stats_of(i);
+
+        after += stats.buddy.free_pages;
+        for (unsigned order = 0; order != MAX_ORDER; order++) {
+            cr_assert_eq(stats.buddy.free_blocks[order], 0U);
+        }
+        cr_assert(stats.buddy.free_pages != 0 ||
+                  stats.runs.largest_free_pages ==
+                      longest_free(&model.zone[i]));
+    }
+    cr_assert(before - after <= borrowed);
+    verify();
 }
 
 static void model_mark(unsigned zone, size_t min, size_t low, size_t high)
@@ -841,13 +1228,60 @@ static void random_marks(void)
     model_mark(zone, min, low, high);
 }
 
+/* A number of pages; small ones are likelier. Sometimes a wrong one. */
+static size_t random_pages(void)
+{
+    switch (below(40)) {
+    case 0:
+        return 0;
+    case 1:
+        return TIER_RUN_MAX + 1 + below(40);
+    case 2:
+        return SIZE_MAX - below(40);
+    case 3: /* exactly what a zone has, or a page more */
+        return longest_free(&model.zone[below(model.zones)]) + below(2);
+    default:
+        return 1 + below(1 + below(1 + below(40)));
+    }
+}
+
+/* Do something with runs, or held pages, or any pages. */
+static void random_run_step(void)
+{
+    const uint32_t what = below(100);
+    const unsigned highest = below(model.zones + (below(20) == 0));
+    const unsigned flags = below(6) == 0 ? below(6) : 0;
+
+    if (what < 35) {
+        model_alloc_run(RUN, random_pages(), highest, flags);
+    } else if (what < 50) {
+        model_alloc_run(HELD, random_pages(), highest, flags);
+    } else if (what < 66) {
+        model_return(random_page());
+    } else if (what < 92) {
+        const uint32_t i = random_page();
+        void *const memory =
+            below(8) == 0 ? random_pointer() : address_of(model.first + i);
+        const size_t pages = is_head(i) ? model.page[i].pages : 3;
+
+        model_resize(memory,
+                     below(2) == 0 ? random_pages() : pages + 4 - below(7));
+    } else if (what < 96) {
+        model_trim();
+    } else {
+        model_gather();
+    }
+}
+
 static void random_step(void)
 {
     const uint32_t what = below(100);
 
-    if (what < 45) {
+    if (model.mixed && below(2) == 0) {
+        random_run_step();
+    } else if (what < 45) {
         model_alloc(random_order(), below(model.zones + (below(20) == 0)),
-                    below(10) == 0 ? below(4) : 0);
+                    below(6) == 0 ? below(6) : 0);
     } else if (what < 75) {
         model_free_block(address_of(model.first + random_page()));
     } else if (what < 82) {
@@ -868,10 +1302,11 @@ static void random_step(void)
 
 /* Run on zones with these bounds, all their pages in regions at first. */
 static void random_run(uintptr_t first, uint32_t pages,
-                       const uint32_t bounds[][2], uint32_t count,
+                       const uint32_t bounds[][2], uint32_t count, bool mixed,
                        uint32_t steps)
 {
     set_up_model(first, pages, bounds, count);
+    model.mixed = mixed;
     random_state += first ^ pages;
     for (uint32_t i = 0; i < count; i++) {
         model_add(bounds[i][0], bounds[i][1], 0);
@@ -883,48 +1318,64 @@ static void random_run(uintptr_t first, uint32_t pages,
         }
     }
     for (uint32_t i = 0; i < pages; i++) {
+        model_return(i);
         if (is_head(i)) {
             model_free_block(address_of(model.first + i));
         }
     }
+    model_trim();
     verify_pages();
 }
 
+/* Run with blocks alone, and with all that there is. */
+static void random_runs(uintptr_t first, uint32_t pages,
+                        const uint32_t bounds[][2], uint32_t count,
+                        uint32_t steps)
+{
+    random_run(first, pages, bounds, count, false, steps);
+    random_run(first, pages, bounds, count, true, steps);
+}
+
+#if TIERALLOC_ZONES >= 3
 Test(zones, agree_with_a_model_when_they_touch)
 {
     static const uint32_t bounds[][2] = {{0, 13}, {13, 46}, {46, 64}};
 
-    random_run(MIDDLE - 3, 64, bounds, 3, TIERALLOC_TEST_STEPS);
+    random_runs(MIDDLE - 3, 64, bounds, 3, TIERALLOC_TEST_STEPS);
 }
 
 Test(zones, agree_with_a_model_when_there_are_gaps)
 {
     static const uint32_t bounds[][2] = {{1, 12}, {15, 47}, {50, 67}};
 
-    random_run(MIDDLE + 5, 70, bounds, 3, TIERALLOC_TEST_STEPS);
-}
-
-Test(zones, agree_with_a_model_when_there_are_two)
-{
-    static const uint32_t bounds[][2] = {{3, 40}, {41, 90}};
-
-    random_run(MIDDLE - 50, 90, bounds, 2, TIERALLOC_TEST_STEPS / 2);
-}
-
-Test(zones, agree_with_a_model_when_there_is_one)
-{
-    static const uint32_t bounds[][2] = {{2, 50}};
-
-    random_run(MIDDLE - 9, 60, bounds, 1, TIERALLOC_TEST_STEPS / 2);
+    random_runs(MIDDLE + 5, 70, bounds, 3, TIERALLOC_TEST_STEPS);
 }
 
 Test(zones, agree_with_a_model_when_they_are_large)
 {
     static const uint32_t bounds[][2] = {{0, 101}, {101, 600}, {601, SPAN_MAX}};
 
-    random_run(MIDDLE - 77, SPAN_MAX, bounds, 3, TIERALLOC_TEST_STEPS / 8);
+    random_runs(MIDDLE - 77, SPAN_MAX, bounds, 3, TIERALLOC_TEST_STEPS / 8);
+}
+#endif
+
+#if TIERALLOC_ZONES >= 2
+Test(zones, agree_with_a_model_when_there_are_two)
+{
+    static const uint32_t bounds[][2] = {{3, 40}, {41, 90}};
+
+    random_runs(MIDDLE - 50, 90, bounds, 2, TIERALLOC_TEST_STEPS / 2);
+}
+#endif
+
+Test(zones, agree_with_a_model_when_there_is_one)
+{
+    static const uint32_t bounds[][2] = {{2, 50}};
+
+    random_runs(MIDDLE - 9, 60, bounds, 1, TIERALLOC_TEST_STEPS / 2);
 }
 
+#if TIERALLOC_ZONES == 3
 /* --- Set-up --------------------------------------------------------------- */
 
 /* True when these ranges over the map are refused like this. */
@@ -1140,7 +1591,9 @@ Test(zones, begin_with_nothing)
 Test(zones, take_as_much_room_as_documented)
 {
     if (sizeof(void *) == 8) {
-        cr_assert(sizeof(struct tier_zone) - sizeof(struct tier_buddy) <= 80);
+        cr_assert(sizeof(struct tier_zone) - sizeof(struct tier_buddy) -
+                      sizeof(struct tier_runs) <=
+                  80);
     }
 }
 
@@ -1890,7 +2343,7 @@ Test(zones, refuse_a_zone_that_is_none_and_a_flag_that_is_unknown)
         cr_assert(only_counted(&zones.zone[HIGH].buddy.refused_allocs));
         cr_assert_null(block);
         block = &zones;
-        cr_assert_eq(tier_zones_try_alloc(&zones, 0, DMA, wrong & ~1U, &block),
+        cr_assert_eq(tier_zones_try_alloc(&zones, 0, DMA, wrong | 4U, &block),
                      TIER_ERR_INVALID);
         cr_assert(only_counted(&zones.zone[DMA].buddy.refused_allocs));
         cr_assert_null(block);
@@ -2015,6 +2468,572 @@ Test(zones, keep_an_owner_with_each_block)
     cr_assert(tier_zones_check(&zones));
 }
 
+/* --- Runs ----------------------------------------------------------------- */
+
+/* A run of so many pages; NULL when there was none. */
+static void *take_run(size_t pages, unsigned highest)
+{
+    void *run = &zones;
+    const enum tier_status status =
+        tier_zones_try_alloc_run(&zones, pages, highest, 0, &run);
+
+    cr_assert_eq(status, run == NULL ? TIER_ERR_NO_MEMORY : TIER_OK);
+    return run;
+}
+
+/* The zone of a run of so many pages; -1 when there was none. */
+static int zone_of_run(size_t pages, unsigned highest)
+{
+    void *const run = take_run(pages, highest);
+
+    return run == NULL ? -1 : tier_zones_zone_of(&zones, run);
+}
+
+/* Fill a zone with runs of one page each. */
+static void fill_zone(unsigned zone)
+{
+    while (free_in(zone) != 0) {
+        cr_assert_eq(zone_of_run(1, zone), (int)zone);
+    }
+    cr_assert(tier_zones_check(&zones));
+}
+
+static void free_page(uintptr_t page)
+{
+    cr_assert_eq(tier_zones_free(&zones, address_of(page)), TIER_OK);
+}
+
+Test(zones, serve_runs_from_the_zone_asked_for_and_then_from_lower_ones)
+{
+    set_up_full();
+    for (size_t i = 0; i < HIGH_PAGES; i++) {
+        cr_assert_eq(zone_of_run(1, HIGH), HIGH);
+    }
+    for (size_t i = 0; i < NORMAL_PAGES; i++) {
+        cr_assert_eq(zone_of_run(1, HIGH), NORMAL);
+    }
+    cr_assert_eq(zone_of_run(1, NORMAL), DMA);
+    for (size_t i = 1; i < DMA_PAGES; i++) {
+        cr_assert_eq(zone_of_run(1, HIGH), DMA);
+    }
+    cr_assert_eq(stats_of(HIGH).fallbacks, 0U);
+    cr_assert_eq(stats_of(NORMAL).fallbacks, NORMAL_PAGES);
+    cr_assert_eq(stats_of(DMA).fallbacks, DMA_PAGES);
+    cr_assert_null(take_run(1, HIGH));
+    for (unsigned zone = 0; zone < 3; zone++) {
+        cr_assert_eq(stats_of(zone).runs.failed_allocs, 1U);
+        cr_assert_eq(stats_of(zone).buddy.failed_allocs, 0U);
+    }
+}
+
+/* Contiguous pages of a zone that no run covers: the most there are. */
+static size_t longest_left(void *const *runs, size_t count, size_t pages)
+{
+    bool used[SPAN] = {false};
+    size_t longest = 0;
+    size_t length = 0;
+
+    for (size_t i = 0; i < count; i++) {
+        const uintptr_t page = (uintptr_t)runs[i] >> TIERALLOC_PAGE_SHIFT;
+
+        memset(&used[page - FIRST], 1, pages);
+    }
+    for (uintptr_t i = 0; i < SPAN; i++) {
+        const int zone = tier_zones_zone_of(&zones, address_of(FIRST + i));
+
+        if (FIRST + i == NORMAL_BEGIN) {
+            length = 0;
+        }
+        length = used[i] || zone < 0 ? 0 : length + 1;
+        longest = length > longest ? length : longest;
+    }
+    return longest;
+}
+
+Test(zones, fill_with_runs_of_which_none_lies_across_a_border)
+{
+    static void *runs[SPAN];
+
+    for (size_t pages = 1; pages <= HIGH_PAGES && pages <= TIER_RUN_MAX;
+         pages++) {
+        size_t count = 0;
+        void *run;
+
+        set_up_full();
+        while ((run = take_run(pages, HIGH)) != NULL) {
+            void *const last = (char *)run + bytes_of(pages) - 1;
+
+            cr_assert_eq(tier_zones_zone_of(&zones, run),
+                         tier_zones_zone_of(&zones, last));
+            runs[count++] = run;
+        }
+        cr_assert(tier_zones_check(&zones));
+        cr_assert(longest_left(runs, count, pages) < pages);
+        while (count > 0) {
+            cr_assert_eq(tier_zones_free(&zones, runs[--count]), TIER_OK);
+            cr_assert(tier_zones_check(&zones));
+        }
+        cr_assert_eq(free_in(DMA), DMA_PAGES);
+        cr_assert_eq(free_in(NORMAL), NORMAL_PAGES);
+        cr_assert_eq(free_in(HIGH), HIGH_PAGES);
+    }
+}
+
+Test(zones, keep_reserve_and_min_from_runs)
+{
+    void *run;
+
+    set_up_full();
+    reserve(DMA, 9);
+    mark(DMA, 4, 4, 4);
+    cr_assert_not_null(take_run(TIER_RUN_MAX < 3 ? 1 : 3, DMA));
+    const size_t left = free_in(DMA);
+
+    fill_zone(HIGH);
+    fill_zone(NORMAL);
+    for (size_t i = 9; i < left; i++) {
+        cr_assert_eq(zone_of_run(1, HIGH), DMA);
+    }
+    cr_assert_null(take_run(1, NORMAL));
+    cr_assert_eq(stats_of(DMA).failed_reserve, 1U);
+    cr_assert_eq(tier_zones_try_alloc_run(&zones, 1, HIGH, EMERGENCY, &run),
+                 TIER_ERR_NO_MEMORY);
+    cr_assert_eq(stats_of(DMA).failed_reserve, 2U);
+    for (size_t i = 4; i < 9; i++) {
+        cr_assert_eq(zone_of_run(1, DMA), DMA);
+    }
+    cr_assert_null(take_run(1, DMA));
+    cr_assert_eq(stats_of(DMA).failed_watermark, 1U);
+    for (size_t i = 0; i < 4; i++) {
+        cr_assert_eq(tier_zones_try_alloc_run(&zones, 1, DMA, EMERGENCY, &run),
+                     TIER_OK);
+    }
+    cr_assert_null(take_run(1, DMA));
+    cr_assert_eq(stats_of(DMA).runs.failed_allocs, 1U);
+    cr_assert(tier_zones_check(&zones));
+}
+
+Test(zones, cross_a_mark_by_what_is_used_and_not_by_what_is_lent)
+{
+    set_up_full();
+    mark(HIGH, 0, HIGH_PAGES - 1, HIGH_PAGES);
+    void *const run = take_run(1, HIGH);
+
+    cr_assert(MAX_ORDER < 2 || stats_of(HIGH).runs.held_pages > 1);
+    cr_assert_eq(free_in(HIGH), HIGH_PAGES - 1);
+    cr_assert_eq(seen.total, 0U);
+    (void)tier_zones_gather(&zones);
+    (void)tier_zones_trim(&zones);
+    cr_assert_eq(seen.total, 0U);
+    void *const other = take_run(1, HIGH);
+
+    cr_assert(saw(1, HIGH, TIER_ZONE_LOW));
+    cr_assert_eq(tier_zones_free(&zones, run), TIER_OK);
+    cr_assert_eq(seen.total, 1U);
+    cr_assert_eq(tier_zones_free(&zones, other), TIER_OK);
+    cr_assert(saw(2, HIGH, TIER_ZONE_OK));
+}
+
+Test(zones, trim_their_runs_for_a_block_before_they_fall_back)
+{
+    if (MAX_ORDER < 2) {
+        return;
+    }
+    set_up_full();
+    fill_zone(NORMAL);
+    free_page(MIDDLE + 20);
+    free_page(MIDDLE + 21);
+    cr_assert_eq(stats_of(NORMAL).buddy.free_pages, 0U);
+    cr_assert_eq(tier_zones_alloc(&zones, 1, NORMAL), address_of(MIDDLE + 20));
+    cr_assert_eq(stats_of(NORMAL).runs.free_pages, 0U);
+    free_page(MIDDLE + 23);
+    free_page(MIDDLE + 24); /* no block of two */
+    cr_assert_eq(
+        tier_zones_zone_of(&zones, tier_zones_alloc(&zones, 1, NORMAL)), DMA);
+    cr_assert_eq(stats_of(NORMAL).buddy.failed_allocs, 0U);
+    cr_assert(tier_zones_check(&zones));
+}
+
+Test(zones, gather_free_blocks_for_a_run_before_they_fall_back)
+{
+    if (MAX_ORDER < 1) {
+        return;
+    }
+    set_up_full();
+    cr_assert_eq(take_all(NORMAL, 0), DMA_PAGES + NORMAL_PAGES);
+    free_page(MIDDLE + 23);
+    free_page(MIDDLE + 24);
+    cr_assert_eq(stats_of(NORMAL).buddy.free_blocks[0], 2U);
+    cr_assert_eq(take_run(2, NORMAL), address_of(MIDDLE + 23));
+    cr_assert_eq(stats_of(NORMAL).runs.held_pages, 2U);
+    free_page(DMA_BEGIN + 2);
+    free_page(MIDDLE + 29);
+    free_page(MIDDLE + 31);
+    cr_assert_null(take_run(2, NORMAL));
+    cr_assert_eq(stats_of(NORMAL).runs.failed_allocs, 1U);
+    cr_assert_eq(stats_of(DMA).runs.failed_allocs, 1U);
+    cr_assert(tier_zones_check(&zones));
+}
+
+Test(zones, neither_trim_nor_gather_for_who_is_in_a_hurry)
+{
+    void *memory;
+
+    if (MAX_ORDER < 2) {
+        return;
+    }
+    set_up_full();
+    fill_zone(NORMAL);
+    fill_zone(DMA);
+    free_page(MIDDLE + 20);
+    free_page(MIDDLE + 21);
+    remember();
+    cr_assert_eq(tier_zones_try_alloc(&zones, 1, NORMAL, QUICK, &memory),
+                 TIER_ERR_NO_MEMORY);
+    cr_assert_eq(stats_of(NORMAL).runs.free_pages, 2U);
+    cr_assert_eq(stats_of(NORMAL).buddy.failed_allocs, 1U);
+    cr_assert_eq(tier_zones_try_alloc(&zones, 1, NORMAL, 0, &memory), TIER_OK);
+    cr_assert_eq(memory, address_of(MIDDLE + 20));
+
+    cr_assert_eq(take_all(HIGH, 0), HIGH_PAGES);
+    free_page(HIGH_BEGIN + 1);
+    free_page(HIGH_BEGIN + 2);
+    cr_assert_eq(tier_zones_try_alloc_run(&zones, 2, HIGH, QUICK, &memory),
+                 stats_of(HIGH).buddy.free_blocks[1] != 0 ? TIER_OK
+                                                          : TIER_ERR_NO_MEMORY);
+    cr_assert(tier_zones_check(&zones));
+}
+
+Test(zones, leave_the_runs_of_a_zone_alone_that_its_marks_close)
+{
+    if (MAX_ORDER < 2) {
+        return;
+    }
+    set_up_full();
+    fill_zone(DMA);
+    free_page(DMA_BEGIN + 3);
+    reserve(DMA, SIZE_MAX);
+    fill_zone(NORMAL);
+    free_page(MIDDLE + 20);
+    cr_assert_not_null(tier_zones_alloc(&zones, 0, NORMAL));
+    cr_assert_eq(stats_of(DMA).runs.free_pages, 1U);
+}
+
+Test(zones, refuse_a_run_that_is_out_of_range)
+{
+    static const size_t lengths[] = {TIER_RUN_MAX + 1, SIZE_MAX / 2 + 2,
+                                     SIZE_MAX};
+    void *run = &run;
+
+    set_up_full();
+    mark(HIGH, 1, 2, 3);
+    for (size_t i = 0; i < COUNT(lengths); i++) {
+        remember();
+        cr_assert_eq(
+            tier_zones_try_alloc_run(&zones, lengths[i], HIGH, 0, &run),
+            TIER_ERR_TOO_LARGE);
+        cr_assert_null(run);
+        cr_assert(only_counted(&zones.zone[HIGH].runs.refused_allocs));
+        cr_assert_null(tier_zones_acquire(&zones, lengths[i], HIGH, 0));
+        cr_assert(only_counted(&zones.zone[HIGH].runs.refused_allocs));
+    }
+    cr_assert_eq(tier_zones_try_alloc_run(&zones, 0, NORMAL, 0, &run),
+                 TIER_ERR_INVALID);
+    cr_assert(only_counted(&zones.zone[NORMAL].runs.refused_allocs));
+    for (size_t i = 0; i < COUNT(no_zones); i++) {
+        run = &run;
+        cr_assert_eq(tier_zones_try_alloc_run(&zones, 1, no_zones[i], 0, &run),
+                     TIER_ERR_INVALID);
+        cr_assert_null(run);
+        cr_assert(only_counted(&zones.zone[HIGH].runs.refused_allocs));
+    }
+    for (unsigned flags = 4; flags != 0; flags *= 2) {
+        cr_assert_eq(tier_zones_try_alloc_run(&zones, 1, DMA, flags, &run),
+                     TIER_ERR_INVALID);
+        cr_assert(only_counted(&zones.zone[DMA].runs.refused_allocs));
+    }
+    cr_assert_eq(seen.total, 0U);
+}
+
+Test(zones, refuse_to_free_what_is_no_run)
+{
+    const size_t pages = TIER_RUN_MAX < 3 ? 1 : 3;
+
+    set_up_full();
+    char *const run = (char *)take_run(pages, HIGH);
+
+    remember();
+    cr_assert_eq(tier_zones_free(&zones, run + 1), TIER_ERR_MISALIGNED);
+    cr_assert(only_counted(&zones.zone[HIGH].buddy.refused_frees));
+    if (pages > 1) {
+        cr_assert_eq(tier_zones_free(&zones, run + TIER_PAGE_SIZE),
+                     TIER_ERR_INTERIOR);
+        cr_assert(only_counted(&zones.zone[HIGH].buddy.refused_frees));
+        cr_assert_eq(tier_zones_free(&zones, run + TIER_PAGE_SIZE + 8),
+                     TIER_ERR_MISALIGNED);
+        cr_assert(only_counted(&zones.zone[HIGH].buddy.refused_frees));
+    }
+    cr_assert_eq(tier_zones_free(&zones, run), TIER_OK);
+    remember();
+    cr_assert_eq(tier_zones_free(&zones, run), TIER_ERR_DOUBLE_FREE);
+    cr_assert(only_counted(&zones.zone[HIGH].buddy.refused_frees));
+}
+
+Test(zones, hold_pages_for_who_acquires_them)
+{
+    for (size_t i = 0; i < COUNT(holders); i++) {
+        const size_t pages = TIER_RUN_MAX < 3 ? 1 : 3;
+
+        set_up_full();
+        char *const held = (char *)tier_zones_acquire(&zones, pages, DMA, 0);
+        const size_t index = ((uintptr_t)held >> TIERALLOC_PAGE_SHIFT) - FIRST;
+
+        cr_assert_eq(tier_zones_zone_of(&zones, held), DMA);
+        for (size_t page = 0; page < pages; page++) {
+            cr_assert_eq(zones.map.kind[index + page], TIER_KIND_NONE);
+            zones.map.kind[index + page] = holders[i];
+        }
+        cr_assert(tier_zones_check(&zones));
+        cr_assert_eq(stats_of(DMA).runs.source_pages, pages);
+        cr_assert_eq(stats_of(DMA).runs.used_runs, 0U);
+        cr_assert_eq(free_in(DMA), DMA_PAGES - pages);
+        cr_assert_eq(tier_zones_pages(&zones, held), 0U);
+        cr_assert_eq(tier_zones_free(&zones, held), TIER_ERR_FOREIGN);
+        cr_assert_eq(tier_zones_free(&zones, held + 1), TIER_ERR_FOREIGN);
+        cr_assert_eq(tier_zones_resize(&zones, held, 1), TIER_ERR_FOREIGN);
+        cr_assert_eq(tier_zones_set_owner(&zones, held, 1), TIER_ERR_FOREIGN);
+        for (size_t page = 0; page < pages; page++) {
+            zones.map.kind[index + page] = TIER_KIND_NONE;
+        }
+        tier_zones_release(&zones, held, pages);
+        cr_assert(tier_zones_check(&zones));
+        cr_assert_eq(stats_of(DMA).runs.source_pages, 0U);
+        cr_assert_eq(free_in(DMA), DMA_PAGES);
+    }
+}
+
+/* on_event() has the zones checked: also before the holder marked its pages. */
+Test(zones, call_back_about_pages_that_are_acquired_and_released)
+{
+    set_up_full();
+    mark(NORMAL, 0, NORMAL_PAGES, NORMAL_PAGES);
+    void *const held = tier_zones_acquire(&zones, 1, NORMAL, 0);
+
+    cr_assert(saw(1, NORMAL, TIER_ZONE_LOW));
+    tier_zones_release(&zones, held, 1);
+    cr_assert(saw(2, NORMAL, TIER_ZONE_OK));
+}
+
+Test(zones, keep_an_owner_with_each_run)
+{
+    set_up_full();
+    for (unsigned zone = 0; zone < 3; zone++) {
+        char *const run = (char *)take_run(1, zone);
+
+        cr_assert_eq(tier_zones_owner(&zones, run), 0U);
+        cr_assert_eq(tier_zones_set_owner(&zones, run, 77 + zone), TIER_OK);
+        cr_assert_eq(tier_zones_owner(&zones, run), 77U + zone);
+        cr_assert_eq(tier_zones_owner(&zones, run + 1), 0U);
+        cr_assert_eq(tier_zones_set_owner(&zones, run + 1, 1),
+                     TIER_ERR_MISALIGNED);
+        cr_assert_eq(tier_zones_order(&zones, run), -1);
+        cr_assert_eq(tier_zones_free(&zones, run), TIER_OK);
+        cr_assert_eq(tier_zones_set_owner(&zones, run, 1),
+                     TIER_ERR_DOUBLE_FREE);
+        cr_assert_eq(tier_zones_owner(&zones, run), 0U);
+    }
+    cr_assert_eq(tier_zones_set_owner(&zones, NULL, 1), TIER_ERR_FOREIGN);
+}
+
+/* --- Resizing ------------------------------------------------------------- */
+
+static enum tier_status resize(void *memory, size_t pages)
+{
+    const enum tier_status status = tier_zones_resize(&zones, memory, pages);
+
+    cr_assert(tier_zones_check(&zones));
+    return status;
+}
+
+Test(zones, resize_a_run_into_all_that_is_free_behind_it)
+{
+    if (MAX_ORDER < 6) {
+        return;
+    }
+    set_up_full();
+    void *const run = take_run(NORMAL_PAGES, NORMAL); /* of it all */
+
+    cr_assert_eq(tier_zones_set_owner(&zones, run, 7), TIER_OK);
+    for (size_t pages = NORMAL_PAGES; pages > 0; pages--) {
+        cr_assert_eq(resize(run, pages), TIER_OK);
+        cr_assert_eq(tier_zones_pages(&zones, run), pages);
+        (void)(pages % 3 == 0 ? tier_zones_trim(&zones)
+                              : tier_zones_gather(&zones));
+        cr_assert_eq(resize(run, NORMAL_PAGES + 1), TIER_ERR_IN_USE);
+        cr_assert_eq(resize(run, NORMAL_PAGES), TIER_OK);
+    }
+    cr_assert_eq(stats_of(NORMAL).runs.failed_allocs, NORMAL_PAGES);
+    cr_assert_eq(tier_zones_owner(&zones, run), 7U);
+}
+
+Test(zones, resize_a_block_into_free_blocks_and_free_runs)
+{
+    if (MAX_ORDER < 4) {
+        return;
+    }
+    for (unsigned lent = 0; lent < 2; lent++) {
+        set_up_full();
+        cr_assert_eq(tier_buddy_alloc_at(&zones.zone[NORMAL].buddy,
+                                         address_of(MIDDLE + 32), 0),
+                     TIER_OK);
+        void *const block = address_of(MIDDLE + 32);
+
+        if (lent != 0) {
+            cr_assert(tier_zones_gather(&zones) != 0);
+            cr_assert(stats_of(NORMAL).runs.free_pages != 0);
+        }
+        cr_assert_eq(tier_zones_set_owner(&zones, block, 7), TIER_OK);
+        cr_assert_eq(resize(block, 9), TIER_OK);
+        cr_assert_eq(tier_zones_order(&zones, block), 4);
+        cr_assert_eq(free_in(NORMAL), NORMAL_PAGES - 16);
+        cr_assert_eq(resize(block, TIER_RUN_MAX < 32 ? 16 : 17),
+                     TIER_RUN_MAX < 32 ? TIER_OK : TIER_ERR_IN_USE);
+        cr_assert_eq(resize(block, 1), TIER_OK);
+        cr_assert_eq(tier_zones_order(&zones, block), 0);
+        cr_assert_eq(free_in(NORMAL), NORMAL_PAGES - 1);
+        cr_assert_eq(tier_zones_owner(&zones, block), 7U);
+    }
+}
+
+/* A failure that trimmed would cost the runs what they borrowed. */
+Test(zones, trim_no_runs_for_a_block_that_cannot_grow)
+{
+    if (MAX_ORDER < 3) {
+        return;
+    }
+    set_up_full();
+    void *const block = address_of(MIDDLE + 24);
+
+    cr_assert_eq(tier_buddy_alloc_at(&zones.zone[NORMAL].buddy, block, 1),
+                 TIER_OK);
+    cr_assert_eq(tier_buddy_alloc_at(&zones.zone[NORMAL].buddy,
+                                     address_of(MIDDLE + 31), 0),
+                 TIER_OK);
+    (void)tier_zones_gather(&zones);
+    remember();
+    cr_assert_eq(tier_zones_resize(&zones, block, 8), TIER_ERR_IN_USE);
+    cr_assert(only_counted(&zones.zone[NORMAL].buddy.failed_allocs));
+    cr_assert_eq(resize(block, 4), TIER_OK);
+}
+
+Test(zones, respect_their_marks_when_something_grows)
+{
+    if (MAX_ORDER < 6) {
+        return;
+    }
+    set_up_full();
+    void *const run = take_run(HIGH_PAGES, HIGH);
+
+    cr_assert_eq(resize(run, 1), TIER_OK);
+    mark(HIGH, 5, 6, 6);
+    remember();
+    cr_assert_eq(tier_zones_resize(&zones, run, HIGH_PAGES - 4),
+                 TIER_ERR_NO_MEMORY);
+    cr_assert(only_counted(&zones.zone[HIGH].failed_watermark));
+    reserve(HIGH, SIZE_MAX); /* without effect: the last zone */
+    cr_assert_eq(resize(run, HIGH_PAGES - 6), TIER_OK);
+    cr_assert_eq(seen.total, 0U);
+    cr_assert_eq(resize(run, HIGH_PAGES - 5), TIER_OK);
+    cr_assert(saw(1, HIGH, TIER_ZONE_LOW));
+    cr_assert_eq(resize(run, HIGH_PAGES - 6), TIER_OK);
+    cr_assert(saw(2, HIGH, TIER_ZONE_OK));
+
+    void *const block = tier_zones_alloc(&zones, 0, DMA);
+
+    reserve(DMA, DMA_PAGES - 1);
+    remember();
+    cr_assert_eq(tier_zones_resize(&zones, block, 2), TIER_ERR_NO_MEMORY);
+    cr_assert(only_counted(&zones.zone[DMA].failed_reserve));
+    cr_assert_eq(tier_zones_resize(&zones, block, 1), TIER_OK);
+    cr_assert(unchanged());
+}
+
+Test(zones, refuse_to_resize_what_they_do_not_have)
+{
+    set_up_full();
+    char *const run = (char *)take_run(1, NORMAL);
+    char *const block = (char *)tier_zones_alloc(&zones, 0, NORMAL);
+
+    remember();
+    cr_assert_eq(tier_zones_resize(&zones, run, 0), TIER_ERR_INVALID);
+    cr_assert(only_counted(&zones.zone[NORMAL].runs.refused_allocs));
+    cr_assert_eq(tier_zones_resize(&zones, run, TIER_RUN_MAX + 1),
+                 TIER_ERR_TOO_LARGE);
+    cr_assert(only_counted(&zones.zone[NORMAL].runs.refused_allocs));
+    cr_assert_eq(tier_zones_resize(&zones, block, 0), TIER_ERR_INVALID);
+    cr_assert(only_counted(&zones.zone[NORMAL].buddy.refused_allocs));
+    cr_assert_eq(tier_zones_resize(&zones, block, SIZE_MAX),
+                 TIER_ERR_TOO_LARGE);
+    cr_assert(only_counted(&zones.zone[NORMAL].buddy.refused_allocs));
+    cr_assert_eq(tier_zones_resize(&zones, run + 1, 1), TIER_ERR_MISALIGNED);
+    cr_assert(only_counted(&zones.zone[NORMAL].buddy.refused_frees));
+    cr_assert_eq(tier_zones_resize(&zones, address_of(HIGH_BEGIN), 1),
+                 TIER_ERR_DOUBLE_FREE);
+    cr_assert(only_counted(&zones.zone[HIGH].buddy.refused_frees));
+    cr_assert_eq(tier_zones_resize(&zones, NULL, 1), TIER_ERR_FOREIGN);
+    cr_assert(only_counted(&zones.zone[DMA].buddy.refused_frees));
+}
+
+/* --- Between buddies and runs --------------------------------------------- */
+
+Test(zones, let_regions_go_that_runs_have_free)
+{
+    set_up_full();
+    void *const run = take_run(1, HIGH);
+
+    (void)tier_zones_gather(&zones);
+    cr_assert_eq(remove_pages(HIGH_BEGIN, HIGH_END), TIER_ERR_IN_USE);
+    cr_assert(tier_zones_check(&zones));
+    cr_assert_eq(tier_zones_free(&zones, run), TIER_OK);
+    (void)tier_zones_gather(&zones);
+    cr_assert_eq(remove_pages(HIGH_BEGIN, HIGH_END), TIER_OK);
+    cr_assert_eq(remove_pages(DMA_BEGIN, NORMAL_END), TIER_OK);
+    cr_assert_eq(tier_zones_managed_pages(&zones), 0U);
+    cr_assert_eq(tier_zones_free_pages(&zones), 0U);
+    cr_assert(tier_zones_check(&zones));
+}
+
+/* Runs go and free pages are lent anew while an allocation waits to return. */
+static void then_shuffle(void)
+{
+    seen.then = NULL;
+    while (kept_count > 0) {
+        cr_assert_eq(tier_zones_free(&zones, kept[--kept_count]), TIER_OK);
+    }
+    (void)tier_zones_gather(&zones);
+    (void)tier_zones_trim(&zones);
+}
+
+Test(zones, may_be_shuffled_by_the_callback_of_a_run)
+{
+    set_up_full();
+    for (kept_count = 0; kept_count < 8;) {
+        kept[kept_count++] = take_run(1, DMA);
+    }
+    mark(DMA, 0, DMA_PAGES - 8, DMA_PAGES);
+    cr_assert_eq(seen.total, 0U);
+    seen.then = then_shuffle;
+    void *const held = tier_zones_acquire(&zones, 1, DMA, 0);
+
+    cr_assert(saw(1, DMA, TIER_ZONE_LOW));
+    cr_assert_eq(stats_of(DMA).runs.source_pages, 1U);
+    cr_assert_eq(free_in(DMA), DMA_PAGES - 1);
+    tier_zones_release(&zones, held, 1);
+    cr_assert(saw(2, DMA, TIER_ZONE_OK));
+    cr_assert_eq(stats_of(DMA).runs.held_pages, stats_of(DMA).runs.free_pages);
+    cr_assert(tier_zones_check(&zones));
+}
+
 /* --- Dump ----------------------------------------------------------------- */
 
 /* A text as it grows. */
@@ -2067,16 +3086,20 @@ Test(zones, dump_a_line_for_each)
     for (unsigned order = 0; order <= MAX_ORDER; order++) {
         put_count(&expected, stats_of(0).buddy.free_blocks[order]);
     }
+    put_text(
+        &expected,
+        "  free 8 of 9, in runs 0, runs in use 0, min 1, low 2, high 3\nzone A long name");
+    for (unsigned order = 0; order <= MAX_ORDER; order++) {
+        put_count(&expected, 0);
+    }
+    put_text(
+        &expected,
+        "  free 0 of 0, in runs 0, runs in use 0, min 0, low 0, high 0\nzone         ");
+    for (unsigned order = 0; order <= MAX_ORDER; order++) {
+        put_count(&expected, 0);
+    }
     put_text(&expected,
-             "  free 8 of 9, min 1, low 2, high 3\nzone A long name");
-    for (unsigned order = 0; order <= MAX_ORDER; order++) {
-        put_count(&expected, 0);
-    }
-    put_text(&expected, "  free 0 of 0, min 0, low 0, high 0\nzone         ");
-    for (unsigned order = 0; order <= MAX_ORDER; order++) {
-        put_count(&expected, 0);
-    }
-    put_text(&expected, "  free 0 of 0, min 0, low 0, high 0\n");
+             "  free 0 of 0, in runs 0, runs in use 0, min 0, low 0, high 0\n");
 
     written.length = 0;
     remember();
@@ -2096,10 +3119,17 @@ static void set_up_damage(void)
         mark(zone, 1, 9, 12);
     }
     for (size_t i = 0; i < 60; i++) {
-        (void)tier_zones_alloc(&zones, below(3) % (MAX_ORDER + 1), HIGH);
+        void *run;
+
+        if (below(3) == 0) {
+            (void)tier_zones_try_alloc_run(
+                &zones, 1 + below(TIER_RUN_MAX < 3 ? 1 : 3), HIGH, 0, &run);
+        } else {
+            (void)tier_zones_alloc(&zones, below(3) % (MAX_ORDER + 1), HIGH);
+        }
     }
     for (uintptr_t page = FIRST; page < FIRST + SPAN; page++) {
-        if (tier_zones_order(&zones, address_of(page)) >= 0 && below(3) == 0) {
+        if (tier_zones_pages(&zones, address_of(page)) > 0 && below(3) == 0) {
             cr_assert_eq(tier_zones_free(&zones, address_of(page)), TIER_OK);
         }
     }
@@ -2207,28 +3237,70 @@ Test(zones, check_sees_any_change_to_where_zones_are_found)
     }
 }
 
+Test(zones, check_sees_any_change_to_what_the_runs_are_over)
+{
+    set_up_damage();
+    for (unsigned zone = 0; zone < 3; zone++) {
+        struct tier_runs *const runs = &zones.zone[zone].runs;
+        struct tier_pagemap *const part = &runs->map;
+
+        cr_assert(check_sees_all(&part->first, sizeof(part->first)));
+        cr_assert(check_sees_all(&part->pages, sizeof(part->pages)));
+        cr_assert(check_sees_all(&part->skew, sizeof(part->skew)));
+        cr_assert(check_sees_all((void *)&part->kind, sizeof(part->kind)));
+        cr_assert(check_sees_all((void *)&part->entry, sizeof(part->entry)));
+#if TIERALLOC_CPUS > 0
+        cr_assert(check_sees_all((void *)&part->cut, sizeof(part->cut)));
+#endif
+        cr_assert(check_sees_all((void *)&runs->buddy, sizeof(runs->buddy)));
+        cr_assert(check_sees_all(&runs->lend_order, sizeof(runs->lend_order)));
+        cr_assert(check_sees_all(runs->mask, sizeof(runs->mask)));
+        cr_assert(check_sees_all(runs->bins, sizeof(runs->bins)));
+        cr_assert(check_sees_all(&runs->used_runs, sizeof(runs->used_runs)));
+        cr_assert(check_sees_all(&runs->free_pages, sizeof(runs->free_pages)));
+        cr_assert(check_sees_all(&runs->held_pages, sizeof(runs->held_pages)));
+    }
+}
+
+Test(zones, check_sees_held_pages_that_nobody_holds)
+{
+    set_up_full();
+    zones.zone[HIGH].runs.held_pages++;
+    zones.zone[HIGH].runs.source_pages++;
+    cr_assert(tier_runs_check(&zones.zone[HIGH].runs));
+    cr_assert(!tier_zones_check(&zones));
+}
+
 Test(zones, check_sees_a_zone_that_reaches_into_the_next)
 {
     set_up_full();
     zones.zone[DMA].buddy.map.pages++;
+    zones.zone[DMA].runs.map.pages++;
     cr_assert(!tier_zones_check(&zones));
     zones.zone[DMA].buddy.map.pages--;
+    zones.zone[DMA].runs.map.pages--;
     cr_assert_eq(remove_pages(NORMAL_BEGIN, NORMAL_BEGIN + 1), TIER_OK);
     cr_assert(tier_zones_check(&zones));
     zones.zone[DMA].buddy.map.pages++;
+    zones.zone[DMA].runs.map.pages++;
     cr_assert(!tier_zones_check(&zones));
 }
 
 Test(zones, check_sees_a_zone_that_reaches_out_of_the_map)
 {
     struct tier_pagemap *const part = &zones.zone[HIGH].buddy.map;
+    struct tier_pagemap *const runs = &zones.zone[HIGH].runs.map;
 
     set_up_full();
     part->pages += 3;
+    cr_assert(!tier_zones_check(&zones)); /* the runs know better */
+    runs->pages += 3;
     cr_assert(tier_zones_check(&zones)); /* not claimed: into no zone */
     part->pages++;
+    runs->pages++;
     cr_assert(!tier_zones_check(&zones));
     part->pages = SIZE_MAX;
+    runs->pages = SIZE_MAX;
     cr_assert(!tier_zones_check(&zones));
 
     set_up(); /* with nothing to find on the way out */
@@ -2236,6 +3308,7 @@ Test(zones, check_sees_a_zone_that_reaches_out_of_the_map)
            sizeof(metadata_room) - (size_t)(metadata - metadata_room) -
                metadata_bytes);
     tier_pagemap_view_(part, &zones.map, (size_t)1 << 30, HIGH_PAGES);
+    tier_pagemap_view_(runs, &zones.map, (size_t)1 << 30, HIGH_PAGES);
     zones.below[1] = tier_zones_below_(&zones, 2);
     cr_assert(!tier_zones_check(&zones));
 }
@@ -2308,7 +3381,12 @@ Test(zones, check_survives_random_metadata)
         }
         metadata[below((uint32_t)metadata_bytes)] = (uint8_t)below(256);
         zones.zone[below(3)].buddy.lists[below(MAX_ORDER + 1)].head = below(80);
-        zones.zone[below(3)].buddy.map.pages = below(200);
+        const unsigned zone = below(3);
+
+        zones.zone[zone].buddy.map.pages = below(200);
+        zones.zone[zone].runs.map.pages = zones.zone[zone].buddy.map.pages;
+        zones.zone[below(3)].runs.bins[below(TIER_RUN_BINS)] = below(80);
         (void)tier_zones_check(&zones);
     }
 }
+#endif

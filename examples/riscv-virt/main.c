@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <tieralloc/inspect.h>
 
 void demo_require(bool holds, enum demo_exit code, const char *reason)
 {

@@ -4,4 +4,4 @@
  * SPDX-License-Identifier: MIT
  */
 #define TIERALLOC_IMPLEMENTATION
-#include <tieralloc/tieralloc.h>
+#include <tieralloc/inspect.h>

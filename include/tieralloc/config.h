@@ -35,6 +35,14 @@
 #error "TIERALLOC_PAGE_SHIFT + TIERALLOC_MAX_ORDER must not exceed 30 (1 GiB)"
 #endif
 
+/* Most zones of an allocator; with 1 no free looks for its zone. [layout] */
+#ifndef TIERALLOC_ZONES
+#define TIERALLOC_ZONES 3
+#endif
+#if TIERALLOC_ZONES < 1 || TIERALLOC_ZONES > 3
+#error "TIERALLOC_ZONES must be 1 to 3"
+#endif
+
 /* --- Objects -------------------------------------------------------------- */
 
 /*
@@ -187,10 +195,76 @@
  * objects of each size may wait, and at most 63.
  */
 #ifndef TIERALLOC_CPU_BYTES
-#define TIERALLOC_CPU_BYTES 65536
+#define TIERALLOC_CPU_BYTES 131072
 #endif
 #if TIERALLOC_CPU_BYTES < 0 || TIERALLOC_CPU_BYTES > 1048576
 #error "TIERALLOC_CPU_BYTES must be 0 to 1048576"
+#endif
+
+/* --- Health --------------------------------------------------------------- */
+
+/*
+ * From which share of the managed pages in use, in permille, an allocator is
+ * strained, and critical; 1 to 1001, which is never. For tier_health, as all of
+ * these.
+ */
+#ifndef TIERALLOC_HEALTH_USED
+#define TIERALLOC_HEALTH_USED 900
+#endif
+#ifndef TIERALLOC_HEALTH_USED_CRITICAL
+#define TIERALLOC_HEALTH_USED_CRITICAL 980
+#endif
+#if TIERALLOC_HEALTH_USED < 1 ||                              \
+    TIERALLOC_HEALTH_USED > TIERALLOC_HEALTH_USED_CRITICAL || \
+    TIERALLOC_HEALTH_USED_CRITICAL > 1001
+#error "need 1 <= TIERALLOC_HEALTH_USED <= _USED_CRITICAL <= 1001 (permille)"
+#endif
+
+/* Which order of free blocks tells fragmentation; 0 to TIERALLOC_MAX_ORDER. */
+#ifndef TIERALLOC_HEALTH_ORDER
+#if TIERALLOC_MAX_ORDER < 4
+#define TIERALLOC_HEALTH_ORDER TIERALLOC_MAX_ORDER
+#else
+#define TIERALLOC_HEALTH_ORDER 4
+#endif
+#endif
+#if TIERALLOC_HEALTH_ORDER < 0 || TIERALLOC_HEALTH_ORDER > TIERALLOC_MAX_ORDER
+#error "TIERALLOC_HEALTH_ORDER must be 0 to TIERALLOC_MAX_ORDER"
+#endif
+
+/* The same of the free pages that are in pieces too small for that order. */
+#ifndef TIERALLOC_HEALTH_UNUSABLE
+#define TIERALLOC_HEALTH_UNUSABLE 500
+#endif
+#ifndef TIERALLOC_HEALTH_UNUSABLE_CRITICAL
+#define TIERALLOC_HEALTH_UNUSABLE_CRITICAL 1000
+#endif
+#if TIERALLOC_HEALTH_UNUSABLE < 1 ||                                  \
+    TIERALLOC_HEALTH_UNUSABLE > TIERALLOC_HEALTH_UNUSABLE_CRITICAL || \
+    TIERALLOC_HEALTH_UNUSABLE_CRITICAL > 1001
+#error "need 1 <= TIERALLOC_HEALTH_UNUSABLE <= _UNUSABLE_CRITICAL <= 1001"
+#endif
+
+/* The same of recent requests that failed. */
+#ifndef TIERALLOC_HEALTH_FAILED
+#define TIERALLOC_HEALTH_FAILED 20
+#endif
+#ifndef TIERALLOC_HEALTH_FAILED_CRITICAL
+#define TIERALLOC_HEALTH_FAILED_CRITICAL 200
+#endif
+#if TIERALLOC_HEALTH_FAILED < 1 ||                                \
+    TIERALLOC_HEALTH_FAILED > TIERALLOC_HEALTH_FAILED_CRITICAL || \
+    TIERALLOC_HEALTH_FAILED_CRITICAL > 1001
+#error \
+    "need 1 <= TIERALLOC_HEALTH_FAILED <= _FAILED_CRITICAL <= 1001 (permille)"
+#endif
+
+/* The same of managed pages that are kept without use; never critical. */
+#ifndef TIERALLOC_HEALTH_WAITING
+#define TIERALLOC_HEALTH_WAITING 250
+#endif
+#if TIERALLOC_HEALTH_WAITING < 1 || TIERALLOC_HEALTH_WAITING > 1001
+#error "TIERALLOC_HEALTH_WAITING must be 1 to 1001 (permille)"
 #endif
 
 /* --- Linkage -------------------------------------------------------------- */

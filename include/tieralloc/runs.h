@@ -16,8 +16,8 @@
  * were lent in; a free run that holds a whole aligned block of the order in
  * which memory is lent gives that block back at once.
  *
- * Every call but the inspections is O(1) plus at most one buddy call, but for
- * the search before a block is borrowed; the struct takes about 500 bytes.
+ * Allocating and freeing are O(1) plus at most one buddy call, but for the
+ * search before a block is borrowed; the struct takes about 500 bytes.
  * Every free is checked. No function locks.
  */
 #ifndef TIERALLOC_RUNS_H
@@ -99,6 +99,18 @@ TIERALLOC_API enum tier_status tier_runs_init(struct tier_runs *runs,
  */
 TIERALLOC_API size_t tier_runs_trim(struct tier_runs *runs);
 
+/*
+ * Borrow every free block of the buddy below the lend order, so that free
+ * neighbours join into runs; returns how many pages that is.
+ *
+ * For when a run does not fit: what lies in several blocks, none of them large
+ * enough, is one free run afterwards. With a lend_order of TIERALLOC_MAX_ORDER
+ * any run of up to TIER_RUN_MAX pages can then be allocated for which there are
+ * contiguous free pages. A whole block that comes about goes back at once, and
+ * counts as borrowed too. O(free blocks).
+ */
+TIERALLOC_API size_t tier_runs_gather(struct tier_runs *runs);
+
 /* --- Allocation ----------------------------------------------------------- */
 
 /*
@@ -129,12 +141,15 @@ TIERALLOC_API enum tier_status tier_runs_free(struct tier_runs *runs,
  * Make a used run `pages` pages long where it is.
  *
  * Shrinking always succeeds; growing takes the pages behind the run when they
- * are free. Owner and contents are kept. O(1).
+ * are free, in the runs or in the buddy: free blocks are borrowed, and whole
+ * ones that are not needed go back. Owner and contents are kept. O(1), and
+ * O(TIERALLOC_MAX_ORDER) when whole blocks go back; O(free runs and blocks
+ * behind) when the free run behind is not enough.
  *
  * Returns TIER_OK, or with nothing but a counter changed:
  *   TIER_ERR_INVALID    pages is 0;
  *   TIER_ERR_TOO_LARGE  pages exceeds TIER_RUN_MAX;
- *   TIER_ERR_IN_USE     the pages behind are in use, or not lent to the runs;
+ *   TIER_ERR_IN_USE     a page behind is in use, or in no region;
  *   or what tier_runs_free returns for a wrong pointer.
  */
 TIERALLOC_API enum tier_status tier_runs_resize(struct tier_runs *runs,
@@ -485,23 +500,41 @@ static int tier_run_borrow_order_(const struct tier_runs *runs, size_t pages)
 }
 
 /*
- * Take a long enough run out of the bin of this length, whose runs may be a
- * little shorter: 0, or its length, and its begin in *index. O(runs there).
+ * Find a long enough run in the bin of this length, whose runs may be a little
+ * shorter: its begin, or TIER_PAGE_NIL. O(runs there).
  */
+static size_t tier_run_find_(const struct tier_runs *runs, size_t pages)
+{
+    size_t at = runs->bins[tier_run_bin_(pages)];
+
+    while (at != TIER_PAGE_NIL && tier_run_length_(runs, at) < pages) {
+        at = runs->map.entry[at].link.next;
+    }
+    return at;
+}
+
+/* Take the run that tier_run_find_ finds: 0, or its length, and its begin. */
 static size_t tier_run_search_(struct tier_runs *runs, size_t pages,
                                size_t *index)
 {
-    for (size_t at = runs->bins[tier_run_bin_(pages)]; at != TIER_PAGE_NIL;
-         at = runs->map.entry[at].link.next) {
-        size_t length = tier_run_length_(runs, at);
+    size_t length;
 
-        if (length >= pages) {
-            tier_run_unlink_(runs, at, length);
-            *index = at;
-            return length;
-        }
+    *index = tier_run_find_(runs, pages);
+    if (*index == TIER_PAGE_NIL) {
+        return 0;
     }
-    return 0;
+    length = tier_run_length_(runs, *index);
+    tier_run_unlink_(runs, *index, length);
+    return length;
+}
+
+/* True when a run can be allocated, after borrowing a block if need be. */
+TIER_LOCAL_ bool tier_run_fits_(const struct tier_runs *runs, size_t pages)
+{
+    return tier_run_first_bin_(runs, tier_run_bin_above_(pages)) <
+               TIER_RUN_BINS ||
+           tier_run_borrow_order_(runs, pages) >= 0 ||
+           tier_run_find_(runs, pages) != TIER_PAGE_NIL;
 }
 
 /*
@@ -544,6 +577,26 @@ TIERALLOC_API size_t tier_runs_trim(struct tier_runs *runs)
         }
     }
     return before - runs->held_pages;
+}
+
+TIERALLOC_API size_t tier_runs_gather(struct tier_runs *runs)
+{
+    struct tier_buddy *buddy = runs->buddy;
+    size_t borrowed = 0;
+
+    for (unsigned order = 0; order < runs->lend_order; order++) {
+        while (buddy->lists[order].blocks != 0) {
+            size_t index = tier_buddy_lend_(buddy, order);
+            size_t pages = tier_order_pages_(order);
+
+            borrowed += pages;
+            runs->held_pages += pages;
+            runs->free_pages += pages;
+            tier_run_join_(runs, &index, &pages);
+            tier_run_settle_(runs, index, pages);
+        }
+    }
+    return borrowed;
 }
 
 /* --- Allocation --- */
@@ -591,6 +644,20 @@ TIER_NOINLINE_ static void *tier_run_alloc_slow_(struct tier_runs *runs,
     return tier_run_hand_out_(runs, index, pages);
 }
 
+/* Allocate from the first run of a bin, which is long enough. */
+TIER_INLINE_ void *tier_run_take_(struct tier_runs *runs, size_t bin,
+                                  size_t pages)
+{
+    size_t index = tier_load_index_(&runs->bins[bin]);
+    size_t length = tier_run_length_(runs, index);
+
+    tier_run_pop_(runs, index, length, bin);
+    if (length > pages) {
+        tier_run_link_(runs, index + pages, length - pages);
+    }
+    return tier_run_hand_out_(runs, index, pages);
+}
+
 TIERALLOC_API void *tier_runs_alloc(struct tier_runs *runs, size_t pages)
 {
     if (TIER_UNLIKELY_(pages - 1 >= TIER_RUN_MAX)) {
@@ -602,14 +669,7 @@ TIERALLOC_API void *tier_runs_alloc(struct tier_runs *runs, size_t pages)
     if (TIER_UNLIKELY_(bin >= TIER_RUN_BINS)) {
         return tier_run_alloc_slow_(runs, pages);
     }
-    size_t index = tier_load_index_(&runs->bins[bin]);
-    size_t length = tier_run_length_(runs, index);
-
-    tier_run_pop_(runs, index, length, bin);
-    if (length > pages) {
-        tier_run_link_(runs, index + pages, length - pages);
-    }
-    return tier_run_hand_out_(runs, index, pages);
+    return tier_run_take_(runs, bin, pages);
 }
 
 /* --- Freeing --- */
@@ -694,18 +754,89 @@ TIERALLOC_API enum tier_status tier_runs_free(struct tier_runs *runs, void *run)
     return TIER_OK;
 }
 
+/* Pages of the free run or free block that begins at `index`; 0 for none. */
+static size_t tier_run_free_at_(const struct tier_runs *runs, size_t index)
+{
+    const struct tier_pagemap *map = &runs->map;
+    unsigned kind =
+        index < map->pages ? tier_kind_load_(&map->kind[index]) : 0U;
+
+    return kind == TIER_KIND_FREE_HEAD || kind == TIER_KIND_FREE_PAGE ||
+                   (kind & TIER_KIND_MASK) == TIER_KIND_FREE
+               ? tier_pagemap_extent_(map, index)
+               : 0;
+}
+
+/*
+ * Count free pages from `index` on, in runs or in the buddy, until there are
+ * `enough` or one is not free. O(free runs and blocks there).
+ */
+static size_t tier_run_reach_(const struct tier_runs *runs, size_t index,
+                              size_t enough)
+{
+    size_t reach = 0;
+
+    while (reach < enough) {
+        size_t pages = tier_run_free_at_(runs, index + reach);
+
+        if (pages == 0) {
+            break;
+        }
+        reach += pages;
+    }
+    return reach;
+}
+
+/* Take what is free from `index` to `end` out of its bins and lists. */
+static void tier_run_clear_(struct tier_runs *runs, size_t index, size_t end)
+{
+    while (index < end) {
+        unsigned kind = runs->map.kind[index];
+        size_t pages = tier_run_free_at_(runs, index);
+
+        if ((kind & TIER_KIND_MASK) == TIER_KIND_FREE) {
+            tier_buddy_unlink_(runs->buddy, index, kind & TIER_ORDER_MASK);
+            runs->map.kind[index] = TIER_KIND_NONE;
+            runs->buddy->free_pages -= pages;
+            runs->held_pages += pages;
+            runs->free_pages += pages;
+        } else {
+            tier_run_unlink_(runs, index, pages);
+        }
+        index += pages;
+    }
+}
+
+/* Extend over several free runs and blocks. Cold. */
+TIER_NOINLINE_ static bool tier_run_extend_far_(struct tier_runs *runs,
+                                                size_t end, size_t more)
+{
+    size_t reach = tier_run_reach_(runs, end, more);
+
+    if (reach < more) {
+        return false;
+    }
+    tier_run_clear_(runs, end, end + reach);
+    end += more;
+    reach -= more;
+    if (reach > 0) {
+        tier_run_join_(runs, &end, &reach);
+        tier_run_settle_(runs, end, reach);
+    }
+    runs->free_pages -= more;
+    tier_buddy_took_(runs->buddy, 0); /* no more than the run needs */
+    return true;
+}
+
 /* Take `more` pages behind a used run that ends before `end`. */
 static bool tier_run_extend_(struct tier_runs *runs, size_t end, size_t more)
 {
     unsigned kind = end < runs->map.pages ? runs->map.kind[end] : 0U;
-
-    if (kind != TIER_KIND_FREE_HEAD && kind != TIER_KIND_FREE_PAGE) {
-        return false;
-    }
-    size_t length = tier_run_length_(runs, end);
+    bool is_run = kind == TIER_KIND_FREE_HEAD || kind == TIER_KIND_FREE_PAGE;
+    size_t length = is_run ? tier_run_length_(runs, end) : 0;
 
     if (length < more) {
-        return false;
+        return tier_run_extend_far_(runs, end, more);
     }
     tier_run_unlink_(runs, end, length);
     if (length > more) {
@@ -743,18 +874,24 @@ TIERALLOC_API enum tier_status tier_runs_resize(struct tier_runs *runs,
 
 /* --- A source of pages --- */
 
+/* Make a run that was just allocated pages which only their holder marks. */
+TIER_INLINE_ void tier_run_hold_(struct tier_runs *runs, void *memory,
+                                 size_t pages)
+{
+    runs->map.kind[tier_pagemap_index_(&runs->map, memory)] = TIER_KIND_NONE;
+    runs->used_runs--;
+    runs->source_pages += pages;
+}
+
 static void *tier_runs_acquire_(void *context, size_t pages)
 {
     struct tier_runs *runs = (struct tier_runs *)context;
     void *memory = tier_runs_alloc(runs, pages);
-    size_t index = tier_pagemap_index_(&runs->map, memory);
 
     if (TIER_UNLIKELY_(memory == NULL)) {
         return NULL;
     }
-    runs->map.kind[index] = TIER_KIND_NONE;
-    runs->used_runs--;
-    runs->source_pages += pages;
+    tier_run_hold_(runs, memory, pages);
     return memory;
 }
 
