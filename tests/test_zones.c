@@ -438,9 +438,16 @@ static bool has_ready(const struct model_zone *zone,
     const int order = stats.buddy.largest_free_order;
     const size_t block = order < 0 ? 0 : (size_t)1 << order;
 
+    if (request->what == BLOCK && block < request->pages) {
+        const struct tier_runs *const runs =
+            &zones.zone[zone - model.zone].runs;
+        const size_t bin = tier_run_bin_above_(request->pages * 2 - 1);
+
+        return bin < TIER_RUN_BINS &&
+               tier_run_first_bin_(runs, bin) < TIER_RUN_BINS;
+    }
     return block >= request->pages ||
-           (request->what != BLOCK &&
-            stats.runs.largest_free_pages >= request->pages);
+           stats.runs.largest_free_pages >= request->pages;
 }
 
 /* True when free pages of a zone are enough, wherever the tiers have them. */
@@ -2689,7 +2696,7 @@ Test(zones, neither_trim_nor_gather_for_who_is_in_a_hurry)
     free_page(MIDDLE + 21);
     remember();
     cr_assert_eq(tier_zones_try_alloc(&zones, 1, NORMAL, QUICK, &memory),
-                 TIER_ERR_NO_MEMORY);
+                 TIER_ERR_NO_MEMORY, "it may not be aligned");
     cr_assert_eq(stats_of(NORMAL).runs.free_pages, 2U);
     cr_assert_eq(stats_of(NORMAL).buddy.failed_allocs, 1U);
     cr_assert_eq(tier_zones_try_alloc(&zones, 1, NORMAL, 0, &memory), TIER_OK);
@@ -2701,6 +2708,27 @@ Test(zones, neither_trim_nor_gather_for_who_is_in_a_hurry)
     cr_assert_eq(tier_zones_try_alloc_run(&zones, 2, HIGH, QUICK, &memory),
                  stats_of(HIGH).buddy.free_blocks[1] != 0 ? TIER_OK
                                                           : TIER_ERR_NO_MEMORY);
+    cr_assert(tier_zones_check(&zones));
+}
+
+Test(zones, have_one_long_free_run_ready_for_a_block)
+{
+    void *memory;
+
+    if (MAX_ORDER < 2) {
+        return;
+    }
+    set_up_full();
+    fill_zone(NORMAL);
+    fill_zone(DMA);
+    free_page(MIDDLE + 25);
+    for (unsigned i = 19; i < 22; i++) {
+        free_page(MIDDLE + i);
+    }
+    cr_assert_eq(tier_zones_try_alloc(&zones, 1, NORMAL, QUICK, &memory),
+                 TIER_OK);
+    cr_assert_eq(memory, address_of(MIDDLE + 20));
+    cr_assert_eq(stats_of(NORMAL).runs.free_pages, 1U, "not the others");
     cr_assert(tier_zones_check(&zones));
 }
 

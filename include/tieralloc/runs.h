@@ -558,22 +558,46 @@ static size_t tier_run_borrow_(struct tier_runs *runs, size_t pages,
     return length;
 }
 
+/* Give the first free run of a bin back to the buddy. */
+static void tier_run_yield_(struct tier_runs *runs, size_t bin)
+{
+    size_t index = runs->bins[bin];
+    size_t end = index + tier_run_length_(runs, index);
+
+    tier_run_unlink_(runs, index, end - index);
+    while (index < end) {
+        unsigned order = tier_buddy_fit_(runs->buddy, index, end, 0);
+
+        tier_run_give_back_(runs, index, order);
+        index += tier_order_pages_(order);
+    }
+}
+
+/*
+ * Give one free run back that holds a block of an order wherever it begins, being
+ * nearly twice as long; false when there is none. O(TIERALLOC_MAX_ORDER).
+ */
+TIER_LOCAL_ bool tier_runs_yield_(struct tier_runs *runs, unsigned order)
+{
+    size_t bin = tier_run_bin_above_(tier_order_pages_(order) * 2 - 1);
+
+    if (bin < TIER_RUN_BINS) {
+        bin = tier_run_first_bin_(runs, bin);
+    }
+    if (bin >= TIER_RUN_BINS) {
+        return false;
+    }
+    tier_run_yield_(runs, bin);
+    return true;
+}
+
 TIERALLOC_API size_t tier_runs_trim(struct tier_runs *runs)
 {
     size_t before = runs->held_pages;
 
     for (size_t bin = 0; bin < TIER_RUN_BINS; bin++) {
         while (runs->bins[bin] != TIER_PAGE_NIL) {
-            size_t index = runs->bins[bin];
-            size_t end = index + tier_run_length_(runs, index);
-
-            tier_run_unlink_(runs, index, end - index);
-            while (index < end) {
-                unsigned order = tier_buddy_fit_(runs->buddy, index, end, 0);
-
-                tier_run_give_back_(runs, index, order);
-                index += tier_order_pages_(order);
-            }
+            tier_run_yield_(runs, bin);
         }
     }
     return before - runs->held_pages;

@@ -42,7 +42,7 @@ TIER_LAYOUT_USE_(ZONES);
 
 /* Flags of a request. */
 #define TIER_ZONE_EMERGENCY 1U /* may leave a zone fewer pages than min */
-#define TIER_ZONE_QUICK     2U /* neither trim runs nor gather blocks for it */
+#define TIER_ZONE_QUICK     2U /* O(1): trim no runs, gather no blocks for it */
 
 /* A zone to be: its name, for dumps, and its addresses. */
 struct tier_zone_range {
@@ -229,7 +229,8 @@ TIERALLOC_API void *tier_zones_alloc(struct tier_zones *zones, unsigned order,
  * Allocate like tier_zones_alloc, with flags, and say why it failed.
  *
  * With TIER_ZONE_EMERGENCY, a zone that may not serve an ordinary request for
- * its min alone serves this one, if there is no other zone that may.
+ * its min alone serves this one, if there is no other zone that may. With
+ * TIER_ZONE_QUICK, what lies in many free runs is not looked for.
  *
  * Returns TIER_OK with the block in *out, or with *out NULL, one counter
  * changed, or one in each zone from `highest` down, and free runs of these
@@ -738,13 +739,18 @@ struct tier_zone_request_ {
     unsigned flags;
 };
 
-/* True when a zone has a block; its runs are trimmed if it needs theirs. */
-static bool tier_zone_has_block_(struct tier_zone *zone, unsigned order)
+/*
+ * True when a zone has a block; if it needs what its runs have, a long one is
+ * taken from them, or unless it is to be quick, they are trimmed.
+ */
+static bool tier_zone_has_block_(struct tier_zone *zone, unsigned order,
+                                 bool quick)
 {
-    if (zone->buddy.orders >> order != 0) {
+    if (zone->buddy.orders >> order != 0 ||
+        tier_runs_yield_(&zone->runs, order)) {
         return true;
     }
-    if (zone->runs.free_pages == 0 ||
+    if (quick || zone->runs.free_pages == 0 ||
         tier_zone_free_pages_(zone) < tier_order_pages_(order)) {
         return false;
     }
@@ -752,13 +758,16 @@ static bool tier_zone_has_block_(struct tier_zone *zone, unsigned order)
     return zone->buddy.orders >> order != 0;
 }
 
-/* True when a zone has a run; free blocks are gathered if it needs them. */
-static bool tier_zone_has_run_(struct tier_zone *zone, size_t pages)
+/*
+ * True when a zone has a run; if it needs them, and unless it is to be quick, free
+ * blocks are gathered.
+ */
+static bool tier_zone_has_run_(struct tier_zone *zone, size_t pages, bool quick)
 {
     if (tier_run_fits_(&zone->runs, pages)) {
         return true;
     }
-    return tier_zone_free_pages_(zone) >= pages &&
+    return !quick && tier_zone_free_pages_(zone) >= pages &&
            tier_runs_gather(&zone->runs) != 0 &&
            tier_run_fits_(&zone->runs, pages);
 }
@@ -767,12 +776,10 @@ static bool tier_zone_has_run_(struct tier_zone *zone, size_t pages)
 static bool tier_zone_has_(struct tier_zone *zone,
                            const struct tier_zone_request_ *request)
 {
-    if ((request->flags & TIER_ZONE_QUICK) != 0) {
-        return request->is_run ? tier_run_fits_(&zone->runs, request->pages)
-                               : zone->buddy.orders >> request->order != 0;
-    }
-    return request->is_run ? tier_zone_has_run_(zone, request->pages)
-                           : tier_zone_has_block_(zone, request->order);
+    bool quick = (request->flags & TIER_ZONE_QUICK) != 0;
+
+    return request->is_run ? tier_zone_has_run_(zone, request->pages, quick)
+                           : tier_zone_has_block_(zone, request->order, quick);
 }
 
 /*
