@@ -195,7 +195,7 @@
  * objects of each size may wait, and at most 63.
  */
 #ifndef TIERALLOC_CPU_BYTES
-#define TIERALLOC_CPU_BYTES 131072
+#define TIERALLOC_CPU_BYTES 98304
 #endif
 #if TIERALLOC_CPU_BYTES < 0 || TIERALLOC_CPU_BYTES > 1048576
 #error "TIERALLOC_CPU_BYTES must be 0 to 1048576"

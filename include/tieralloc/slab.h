@@ -149,7 +149,6 @@ struct tier_slab {
     struct tier_page_source source;
     struct tier_cache *named; /* the caches of tier_cache_init */
     size_t pages;             /* in slabs, those of descriptors included */
-    size_t most_pages;        /* in a slab, unless one object needs more */
     size_t grown;             /* slabs of objects ever acquired */
     size_t failed_allocs;     /* the page source had nothing */
     size_t refused_frees;     /* bad pointers, double frees, wrong sizes */
@@ -577,16 +576,22 @@ static size_t tier_cache_best_pages_(size_t object_bytes)
     return best;
 }
 
-/* Set what all caches have in common. */
-static void tier_cache_set_(struct tier_cache_base *cache,
-                            struct tier_slab *slab, unsigned kind,
-                            size_t object_bytes, size_t objects)
+/* What brings a number of free objects to the number of a list. */
+static unsigned tier_cache_shift_(size_t objects)
 {
     unsigned shift = 0;
 
     while (objects >> shift >= (size_t)TIER_SLAB_FILLS * 2) {
         shift++;
     }
+    return shift;
+}
+
+/* Set what all caches have in common. */
+static void tier_cache_set_(struct tier_cache_base *cache,
+                            struct tier_slab *slab, unsigned kind,
+                            size_t object_bytes, size_t objects)
+{
     cache->slab = slab;
     cache->current = NULL;
     for (unsigned i = 0; i < TIER_SLAB_FILLS; i++) {
@@ -600,7 +605,7 @@ static void tier_cache_set_(struct tier_cache_base *cache,
     cache->object_bytes = (uint16_t)object_bytes;
     cache->slab_objects = (uint16_t)objects;
     cache->kind = (uint8_t)kind;
-    cache->fill_shift = (uint8_t)shift;
+    cache->fill_shift = (uint8_t)tier_cache_shift_(objects);
 }
 
 /* A cache whose descriptors lie elsewhere: a size class or a named cache. */
@@ -642,7 +647,6 @@ TIERALLOC_API void tier_slab_init(struct tier_slab *slab,
     slab->source.context = source->context;
     slab->named = NULL;
     slab->pages = 0;
-    slab->most_pages = TIER_SLAB_PAGES_MAX;
     slab->grown = 0;
     slab->failed_allocs = 0;
     slab->refused_frees = 0;
@@ -1145,18 +1149,9 @@ static struct tier_slab_desc_ *tier_slab_new_desc_(struct tier_slab *slab,
                                                       meta->current);
 }
 
-/* Pages for half as many objects as so many pages hold. */
-static size_t tier_cache_half_(const struct tier_cache_base *cache,
-                               size_t pages)
-{
-    size_t objects = tier_cache_objects_(cache->object_bytes, pages);
-
-    return tier_cache_pages_(cache->object_bytes, objects / 2);
-}
-
 /*
- * Acquire pages for a slab: as many as it should have, or when memory is little
- * or short, half as many, down to those that one object needs.
+ * Acquire pages for a slab: as many as it should have, or when memory is short
+ * half as many, down to those that one object needs.
  */
 static void *tier_slab_acquire_(struct tier_slab *slab,
                                 const struct tier_cache_base *cache,
@@ -1166,12 +1161,11 @@ static void *tier_slab_acquire_(struct tier_slab *slab,
     void *memory;
 
     *pages = cache->slab_pages;
-    while (TIER_UNLIKELY_(*pages > slab->most_pages) && *pages > least) {
-        *pages = tier_cache_half_(cache, *pages);
-    }
     memory = slab->source.acquire(slab->source.context, *pages);
     while (memory == NULL && *pages > least) {
-        *pages = tier_cache_half_(cache, *pages);
+        size_t objects = tier_cache_objects_(cache->object_bytes, *pages);
+
+        *pages = tier_cache_pages_(cache->object_bytes, objects / 2);
         memory = slab->source.acquire(slab->source.context, *pages);
     }
     return memory;

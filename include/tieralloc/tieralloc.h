@@ -845,13 +845,51 @@ static enum tier_status tier_check_region_(
  */
 #define TIER_SLAB_SHARE_ 256
 
-/* Note that memory came or went. The lock is held. */
-static void tier_resized_(struct tier_allocator *allocator)
+/* Have the slabs of a cache be of no more than so many pages, if they can. */
+static void tier_shape_cache_(struct tier_cache_base *cache, size_t most)
+{
+    size_t bytes = cache->object_bytes;
+    size_t least = tier_cache_pages_(bytes, 1);
+    size_t pages = tier_cache_best_pages_(bytes);
+
+    while (pages > most && pages > least) {
+        size_t objects = tier_cache_objects_(bytes, pages);
+
+        pages = tier_cache_pages_(bytes, objects / 2);
+    }
+    if (cache->slabs == 0 || pages > cache->slab_pages) {
+        size_t objects = tier_cache_objects_(bytes, pages);
+
+        cache->slab_pages = (uint8_t)tier_cache_pages_(bytes, objects);
+        cache->slab_objects = (uint16_t)objects;
+        cache->meta = (uint8_t)tier_slab_meta_for_(objects);
+    }
+    if (cache->slabs == 0) {
+        cache->fill_shift = (uint8_t)tier_cache_shift_(cache->slab_objects);
+    }
+}
+
+/* Most pages of a slab, but for objects that need more. */
+static size_t tier_most_pages_(const struct tier_allocator *allocator)
 {
     size_t share =
         tier_zones_managed_pages(&allocator->zones) / TIER_SLAB_SHARE_;
 
-    allocator->slab.most_pages = share == 0 ? 1 : share;
+    return share == 0 ? 1 : share;
+}
+
+/* Note that memory came or went. The lock is held. */
+static void tier_resized_(struct tier_allocator *allocator)
+{
+    struct tier_slab *slab = &allocator->slab;
+    size_t most = tier_most_pages_(allocator);
+
+    for (unsigned i = 0; i < TIER_SLAB_CLASSES; i++) {
+        tier_shape_cache_(&slab->classes[i], most);
+    }
+    for (struct tier_cache *c = slab->named; c != NULL; c = c->next) {
+        tier_shape_cache_(&c->base, most);
+    }
     allocator->peak_used_pages = 0;
     tier_note_peak_(allocator, 0);
 }
@@ -1425,15 +1463,15 @@ static enum tier_status tier_obtain_(struct tier_want_ *want)
 TIER_INLINE_ void *tier_take_run_(struct tier_allocator *allocator,
                                   size_t bytes)
 {
-    size_t pages = tier_pages_for_(bytes);
+    size_t pages = (bytes + TIER_PAGE_SIZE - 1) / TIER_PAGE_SIZE;
     void *run = NULL;
 
     TIERALLOC_LOCK(&allocator->lock);
-    if (TIER_LIKELY_(tier_has_map_(allocator) &&
-                     allocator->mode != TIER_SIMPLE) &&
-        TIER_LIKELY_(tier_zones_try_alloc_run(
-                         &allocator->zones, pages, allocator->zones.count > 1,
-                         TIER_ZONE_QUICK, &run) == TIER_OK)) {
+    if (TIER_LIKELY_(allocator->mode != TIER_SIMPLE)) {
+        run = tier_zones_take_run_calm_(&allocator->zones, pages,
+                                        allocator->zones.count > 1);
+    }
+    if (TIER_LIKELY_(run != NULL)) {
         allocator->requests++;
         allocator->recent_requests++;
         allocator->live_blocks++;
@@ -2058,6 +2096,9 @@ TIERALLOC_API enum tier_status tier_add_cache(struct tier_allocator *allocator,
         tier_cache_init(cache, &allocator->slab, name, object_bytes, alignment,
                         flags, construct);
 
+    if (status == TIER_OK && tier_has_map_(allocator)) {
+        tier_shape_cache_(&cache->base, tier_most_pages_(allocator));
+    }
     TIERALLOC_UNLOCK(&allocator->lock);
     return status;
 }

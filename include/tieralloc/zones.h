@@ -993,18 +993,30 @@ TIER_INLINE_ struct tier_zone *tier_zones_calm_run_(struct tier_zones *zones,
                : NULL;
 }
 
+/* Take a run that is at hand where no mark is near, or NULL. */
+TIER_INLINE_ void *tier_zones_take_run_calm_(struct tier_zones *zones,
+                                             size_t pages, unsigned highest)
+{
+    struct tier_zone *zone = tier_zones_calm_run_(zones, pages, highest);
+
+    if (TIER_LIKELY_(zone != NULL)) {
+        size_t bin =
+            tier_run_first_bin_(&zone->runs, tier_run_bin_above_(pages));
+
+        if (TIER_LIKELY_(bin < TIER_RUN_BINS)) {
+            return tier_run_take_(&zone->runs, bin, pages);
+        }
+    }
+    return NULL;
+}
+
 TIERALLOC_API enum tier_status tier_zones_try_alloc_run(
     struct tier_zones *zones, size_t pages, unsigned highest, unsigned flags,
     void **out)
 {
-    struct tier_zone *zone = tier_zones_calm_run_(zones, pages, highest);
-
-    if (TIER_LIKELY_(zone != NULL && flags <= TIER_ZONE_FLAGS_)) {
-        size_t bin = tier_run_bin_above_(pages);
-
-        bin = tier_run_first_bin_(&zone->runs, bin);
-        if (TIER_LIKELY_(bin < TIER_RUN_BINS)) {
-            *out = tier_run_take_(&zone->runs, bin, pages);
+    if (TIER_LIKELY_(flags <= TIER_ZONE_FLAGS_)) {
+        *out = tier_zones_take_run_calm_(zones, pages, highest);
+        if (TIER_LIKELY_(*out != NULL)) {
             return TIER_OK;
         }
     }
