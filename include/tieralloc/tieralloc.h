@@ -202,20 +202,21 @@ TIERALLOC_API enum tier_status tier_set_mode(struct tier_allocator *allocator,
                                              enum tier_mode mode);
 
 /*
- * With fail_fast, a request that nothing free can meet fails at once, as with
- * TIER_NO_RETRY. Without, which is the default, in this order, until it is met:
+ * With fail_fast, a request that nothing can meet as it is fails at once, as with
+ * TIER_NO_RETRY: after 3 and 4 of what follows, which are O(1). Without, which is
+ * the default, memory is looked for in this order, until the request is met:
  *
- *   1. what waits for this CPU and between CPUs goes back to the slabs, empty
- *      slabs and empty parts of the heap become pages, and all free pages join;
+ *   1. free pages join, and then what waits for this CPU and between CPUs goes
+ *      back to the slabs, empty slabs and parts of the heap become pages;
  *   2. shrinkers are asked, cheapest first, and 1 is done after each;
- *   3. with TIER_RESERVE, a zone may be left fewer pages than its min (this also
- *      with fail_fast and TIER_NO_RETRY);
+ *   3. with TIER_RESERVE, a zone may be left fewer pages than its min;
  *   4. an object is given pages of its own;
  *   5. the out-of-memory handler is asked, once, and 1 is done after it.
  *
  * So a request fails only if no free memory in one piece is large enough in the
  * zones it accepts, but for what waits for other CPUs: a shrinker of cost 0 can
- * have these call tier_drain.
+ * have these call tier_drain. (A new slab of a named cache needs a page besides
+ * for what describes it.)
  */
 TIERALLOC_API void tier_set_fail_fast(struct tier_allocator *allocator,
                                       bool fail_fast);
@@ -337,8 +338,9 @@ TIERALLOC_API enum tier_status tier_alloc_bulk(struct tier_allocator *allocator,
  *
  * In place stays what keeps its size class; pages as far as those behind are
  * free; in the simple heap likewise. Contents up to the smaller size are kept.
- * What tier_alloc_pages gave stays aligned to its own size; otherwise the
- * alignment is that of tier_alloc: tier_realloc_aligned keeps another one.
+ * What tier_alloc_pages gave stays aligned to its own size while that exceeds
+ * TIERALLOC_OBJECT_MAX; otherwise the alignment is that of tier_alloc:
+ * tier_realloc_aligned keeps another one.
  * `memory` NULL allocates; `bytes` 0 counts as 1 and never frees. Shrinking never
  * fails.
  *
@@ -2135,34 +2137,47 @@ static void tier_tx_undo_alloc_(void *context, void *object)
     (void)tier_free_at_((struct tier_allocator *)context, object, TIER_SITE_());
 }
 
-/* Undo an allocation that took pages: they go back, not into a cache. */
+/* Undo an allocation that made a slab or an area: that goes back too. */
 static void tier_tx_undo_grow_(void *context, void *object)
 {
     struct tier_allocator *allocator = (struct tier_allocator *)context;
-    bool in_slab = (tier_kind_(allocator, object) & TIER_KIND_SLAB) != 0;
+    unsigned kind = tier_kind_(allocator, object);
 
     (void)tier_free(allocator, object);
-    if (in_slab) {
+    if ((kind & TIER_KIND_SLAB) != 0) {
         tier_cpucache_evict_(&allocator->cache, object);
-        return;
+    } else if (kind == TIER_KIND_HEAP) {
+        TIERALLOC_LOCK(&allocator->lock);
+        (void)tier_heap_trim(&allocator->heap);
+        TIERALLOC_UNLOCK(&allocator->lock);
     }
-    TIERALLOC_LOCK(&allocator->lock);
-    (void)tier_heap_trim(&allocator->heap);
-    (void)tier_zones_trim(&allocator->zones);
-    TIERALLOC_UNLOCK(&allocator->lock);
 }
 
-/* Slabs ever made, pages of the heap and pages lent to runs, added up. */
-static size_t tier_grown_(struct tier_allocator *allocator)
+/* The same where a block was lent for it: free runs become blocks again. */
+static void tier_tx_undo_lend_(void *context, void *object)
+{
+    tier_tx_undo_grow_(context, object);
+    tier_join_((struct tier_allocator *)context, true);
+}
+
+/* What tells whether a request took pages to make room for more than itself. */
+struct tier_growth_ {
+    size_t slabs; /* ever made */
+    size_t heap_pages;
+    size_t lent_pages;
+};
+
+static void tier_grown_(struct tier_allocator *allocator,
+                        struct tier_growth_ *growth)
 {
     TIERALLOC_LOCK(&allocator->lock);
-    size_t grown = allocator->slab.grown + allocator->heap_pages;
-
+    growth->slabs = allocator->slab.grown;
+    growth->heap_pages = allocator->heap_pages;
+    growth->lent_pages = 0;
     for (unsigned i = 0; i < allocator->zones.count; i++) {
-        grown += allocator->zones.zone[i].runs.held_pages;
+        growth->lent_pages += allocator->zones.zone[i].runs.held_pages;
     }
     TIERALLOC_UNLOCK(&allocator->lock);
-    return grown;
 }
 
 /* Meet a request as a step of a transaction. */
@@ -2176,20 +2191,27 @@ static enum tier_status tier_tx_obtain_(struct tier_tx *tx,
     if (status != TIER_OK) {
         return status;
     }
-    size_t grown = tier_grown_(allocator);
+    tier_tx_step undo = tier_tx_undo_alloc_;
+    struct tier_growth_ before;
+    struct tier_growth_ after;
 
+    tier_grown_(allocator, &before);
     status = tier_obtain_(want);
     if (status != TIER_OK) {
         return status;
     }
-    bool grew = tier_grown_(allocator) != grown;
-
+    tier_grown_(allocator, &after);
+    if (before.lent_pages != after.lent_pages) {
+        undo = tier_tx_undo_lend_;
+    } else if (before.slabs != after.slabs ||
+               before.heap_pages != after.heap_pages) {
+        undo = tier_tx_undo_grow_;
+    }
     *out = want->memory;
     if ((want->flags & TIER_ZERO) != 0) {
         tier_zero_(want->memory, want->bytes + (want->bytes == 0));
     }
-    tier_tx_push_undo_(tx, grew ? tier_tx_undo_grow_ : tier_tx_undo_alloc_,
-                       allocator, want->memory);
+    tier_tx_push_undo_(tx, undo, allocator, want->memory);
     return TIER_OK;
 }
 
