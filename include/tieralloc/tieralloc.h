@@ -439,9 +439,10 @@ TIERALLOC_API void *tier_alloc_from(struct tier_allocator *allocator,
  *
  * A rollback also returns the slabs that its allocations made necessary, so
  * that the live counters of tier_stats are what they were at the beginning.
- * (An allocation that looked for memory has emptied caches, and one that took
- * pages from small blocks has free runs joined: free pages are then as after
- * tier_trim.)
+ * (An allocation that looked for memory has emptied caches, one that took pages
+ * from small blocks has free runs joined, one that made an area of the simple
+ * heap gives up an empty one too: free pages are then as after tier_trim. What a
+ * request that failed moved between blocks and runs, only tier_trim moves back.)
  *
  * Returns TIER_OK with the memory in *out, or with *out NULL what
  * tier_try_alloc returns (TIER_ERR_NO_MEMORY also when the log cannot grow), or
@@ -2165,6 +2166,7 @@ struct tier_growth_ {
     size_t slabs; /* ever made */
     size_t heap_pages;
     size_t lent_pages;
+    size_t recoveries; /* each may lend and give back the same number */
 };
 
 static void tier_grown_(struct tier_allocator *allocator,
@@ -2173,6 +2175,7 @@ static void tier_grown_(struct tier_allocator *allocator,
     TIERALLOC_LOCK(&allocator->lock);
     growth->slabs = allocator->slab.grown;
     growth->heap_pages = allocator->heap_pages;
+    growth->recoveries = allocator->recoveries;
     growth->lent_pages = 0;
     for (unsigned i = 0; i < allocator->zones.count; i++) {
         growth->lent_pages += allocator->zones.zone[i].runs.held_pages;
@@ -2201,7 +2204,8 @@ static enum tier_status tier_tx_obtain_(struct tier_tx *tx,
         return status;
     }
     tier_grown_(allocator, &after);
-    if (before.lent_pages != after.lent_pages) {
+    if (before.lent_pages != after.lent_pages ||
+        before.recoveries != after.recoveries) {
         undo = tier_tx_undo_lend_;
     } else if (before.slabs != after.slabs ||
                before.heap_pages != after.heap_pages) {
