@@ -961,7 +961,8 @@ TIER_INLINE_ void *tier_cpucache_take_(struct tier_cpucache *cache,
 /* Offset of the magazine for a size; that of magazine 0 when it is too large.*/
 TIER_INLINE_ size_t tier_cpu_offset_(const struct tier_cpu *cpu, size_t bytes)
 {
-    return cpu->by_size[tier_cpu_size_(bytes)] * sizeof(struct tier_magazine);
+    return TIER_PEEK_(cpu->by_size[tier_cpu_size_(bytes)]) *
+           sizeof(struct tier_magazine);
 }
 
 TIER_INLINE_ struct tier_magazine *tier_cpu_magazine_(struct tier_cpu *cpu,

@@ -32,7 +32,7 @@
  * Read or write what other CPUs may write or read meanwhile, without a lock:
  * each access is whole and made once, which costs no instruction.
  */
-#if TIERALLOC_CPUS > 1
+#if TIERALLOC_LOCKING
 #define TIER_PEEK_(place) __atomic_load_n(&(place), __ATOMIC_RELAXED)
 #define TIER_POKE_(place, with) \
     __atomic_store_n(&(place), with, __ATOMIC_RELAXED)

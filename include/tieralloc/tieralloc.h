@@ -113,7 +113,7 @@ struct tier_stats {
     size_t heap_objects; /* objects in use, in the simple heap */
     size_t live_blocks;  /* blocks and runs of pages in use */
     size_t live_pages;   /* pages in these */
-    size_t live_bytes;   /* usable bytes in all that is in use */
+    size_t live_bytes;   /* bytes that all of this takes, rounding included */
 
     size_t waiting_objects; /* free, but kept for a CPU; not among the live */
     size_t waiting_bytes;
@@ -338,9 +338,10 @@ TIERALLOC_API enum tier_status tier_alloc_bulk(struct tier_allocator *allocator,
  *
  * In place stays what keeps its size class; pages as far as those behind are
  * free; in the simple heap likewise. Contents up to the smaller size are kept.
- * What tier_alloc_pages gave stays aligned to its own size while that exceeds
- * TIERALLOC_OBJECT_MAX; otherwise the alignment is that of tier_alloc:
- * tier_realloc_aligned keeps another one.
+ * What tier_alloc_pages gave stays a block, aligned to its own size, while more
+ * than a page is wanted; otherwise the alignment is that of tier_alloc:
+ * tier_realloc_aligned keeps another one. What moves comes from the zones that
+ * tier_alloc uses. At TIERALLOC_CHECKS 2 objects always move.
  * `memory` NULL allocates; `bytes` 0 counts as 1 and never frees. Shrinking never
  * fails.
  *
@@ -377,7 +378,8 @@ TIERALLOC_API enum tier_status tier_free(struct tier_allocator *allocator,
  * Free an allocation that was asked for with `bytes` bytes; NULL is a no-op.
  *
  * After tier_alloc_aligned, or a tier_realloc that returned the same address,
- * the size to give is tier_usable_size.
+ * the size to give is tier_usable_size. At TIERALLOC_CHECKS 0 not for objects of
+ * named caches.
  *
  * Returns what tier_free does, and TIER_ERR_WRONG_SIZE, with the allocation
  * still in use, when `bytes` belongs to another size class or number of pages.
@@ -848,27 +850,47 @@ static enum tier_status tier_check_region_(
  */
 #define TIER_SLAB_SHARE_ 256
 
-/* Have the slabs of a cache be of no more than so many pages, if they can. */
+/*
+ * Pages for slabs of an object size: those that waste least, no more than `most`
+ * unless an eighth would be wasted then.
+ */
+static size_t tier_fit_pages_(size_t bytes, size_t most)
+{
+    size_t last = tier_cache_best_pages_(bytes);
+    size_t best = tier_cache_pages_(bytes, 1);
+    size_t least = tier_cache_waste_(bytes, best);
+
+    if (last <= most) {
+        return last;
+    }
+    for (size_t pages = best + 1; pages <= last; pages++) {
+        size_t waste = tier_cache_waste_(bytes, pages);
+
+        if (pages > most && least * 8 <= best * TIER_PAGE_SIZE) {
+            break;
+        }
+        if (waste * best < least * pages) {
+            best = pages;
+            least = waste;
+        }
+    }
+    return best;
+}
+
+/* Have the slabs of a cache be of about so many pages at most. */
 static void tier_shape_cache_(struct tier_cache_base *cache, size_t most)
 {
     size_t bytes = cache->object_bytes;
-    size_t least = tier_cache_pages_(bytes, 1);
-    size_t pages = tier_cache_best_pages_(bytes);
+    size_t objects = tier_cache_objects_(bytes, tier_fit_pages_(bytes, most));
+    size_t pages = tier_cache_pages_(bytes, objects);
 
-    while (pages > most && pages > least) {
-        size_t objects = tier_cache_objects_(bytes, pages);
-
-        pages = tier_cache_pages_(bytes, objects / 2);
-    }
     if (cache->slabs == 0 || pages > cache->slab_pages) {
-        size_t objects = tier_cache_objects_(bytes, pages);
-
-        cache->slab_pages = (uint8_t)tier_cache_pages_(bytes, objects);
+        cache->slab_pages = (uint8_t)pages;
         cache->slab_objects = (uint16_t)objects;
         cache->meta = (uint8_t)tier_slab_meta_for_(objects);
     }
     if (cache->slabs == 0) {
-        cache->fill_shift = (uint8_t)tier_cache_shift_(cache->slab_objects);
+        cache->fill_shift = (uint8_t)tier_cache_shift_(objects);
     }
 }
 
@@ -960,7 +982,7 @@ TIERALLOC_API enum tier_status tier_set_mode(struct tier_allocator *allocator,
         return TIER_ERR_INVALID;
     }
     TIERALLOC_LOCK(&allocator->lock);
-    allocator->mode = mode;
+    TIER_POKE_(allocator->mode, mode);
     tier_cpucache_set_open_(&allocator->cache, mode != TIER_SIMPLE);
     TIERALLOC_UNLOCK(&allocator->lock);
     return TIER_OK;
@@ -970,7 +992,7 @@ TIERALLOC_API void tier_set_fail_fast(struct tier_allocator *allocator,
                                       bool fail_fast)
 {
     TIERALLOC_LOCK(&allocator->lock);
-    allocator->fail_fast = fail_fast;
+    TIER_POKE_(allocator->fail_fast, fail_fast);
     TIERALLOC_UNLOCK(&allocator->lock);
 }
 
@@ -1269,7 +1291,7 @@ static bool tier_take_heap_(struct tier_want_ *want)
 /* Allocate memory by the byte, from whom the mode says. */
 static bool tier_take_bytes_(struct tier_want_ *want)
 {
-    enum tier_mode mode = want->allocator->mode;
+    enum tier_mode mode = TIER_PEEK_(want->allocator->mode);
     bool small = mode == TIER_SIMPLE
                      ? want->bytes <= TIER_HEAP_BYTES_MAX - TIER_GUARD_BYTES
                      : tier_object_bytes_(want) <= TIER_SLAB_BYTES_MAX;
@@ -1361,7 +1383,8 @@ TIER_NOINLINE_ static bool tier_recover_(struct tier_want_ *want)
 {
     struct tier_allocator *allocator = want->allocator;
     struct tier_reclaim *reclaim = &allocator->reclaim;
-    bool quick = allocator->fail_fast || (want->flags & TIER_NO_RETRY) != 0;
+    bool quick =
+        TIER_PEEK_(allocator->fail_fast) || (want->flags & TIER_NO_RETRY) != 0;
 
     if (!quick) {
         TIERALLOC_LOCK(&allocator->lock);
@@ -1491,8 +1514,8 @@ TIER_NOINLINE_ static void *tier_alloc_slow_(struct tier_allocator *allocator,
 {
     struct tier_want_ want;
 
-    if (TIERALLOC_CHECKS < 2 && bytes - TIER_SLAB_BYTES_MAX - 1 <
-                                    TIER_BLOCK_MAX - TIER_SLAB_BYTES_MAX) {
+    if (TIERALLOC_CHECKS < 2 && bytes > TIER_SLAB_BYTES_MAX &&
+        bytes <= TIER_BLOCK_MAX) {
         void *run = tier_take_run_(allocator, bytes);
 
         if (TIER_LIKELY_(run != NULL)) {
@@ -1889,8 +1912,13 @@ static void tier_sort_(void **memory, size_t count)
 static enum tier_status tier_refuse_(struct tier_allocator *allocator,
                                      void *memory, uintptr_t site)
 {
-    return memory == NULL ? TIER_ERR_FOREIGN
-                          : tier_free_slow_(allocator, memory, site);
+    if (memory == NULL) {
+        TIERALLOC_LOCK(&allocator->lock);
+        allocator->refused_frees++;
+        TIERALLOC_UNLOCK(&allocator->lock);
+        return TIER_ERR_FOREIGN;
+    }
+    return tier_free_slow_(allocator, memory, site);
 }
 
 TIERALLOC_API enum tier_status tier_free_bulk(struct tier_allocator *allocator,
@@ -1960,6 +1988,14 @@ static bool tier_resize_pages_(struct tier_allocator *allocator, void *memory,
     return status == TIER_OK;
 }
 
+/* True when pages that are to hold so many bytes should be pages, and of a kind.*/
+static bool tier_keeps_pages_(unsigned kind, size_t bytes)
+{
+    return bytes > TIER_SLAB_BYTES_MAX ||
+           ((kind & TIER_KIND_MASK) == TIER_KIND_BLOCK &&
+            bytes > TIER_PAGE_SIZE);
+}
+
 /* Resize an allocation of `old` usable bytes where it is; false: move it. */
 static bool tier_resize_(struct tier_allocator *allocator, void *memory,
                          size_t old, size_t bytes)
@@ -1979,7 +2015,7 @@ static bool tier_resize_(struct tier_allocator *allocator, void *memory,
         allocator->heap_bytes +=
             tier_heap_usable_size(&allocator->heap, memory) - old;
     } else {
-        done = bytes > TIER_SLAB_BYTES_MAX &&
+        done = tier_keeps_pages_(kind, bytes) &&
                tier_resize_pages_(allocator, memory, bytes);
     }
     TIERALLOC_UNLOCK(&allocator->lock);
@@ -2019,7 +2055,7 @@ static void *tier_move_(struct tier_want_ *want, void *memory, size_t old,
     void *moved;
 
     if ((kind & TIER_KIND_MASK) == TIER_KIND_BLOCK &&
-        bytes > TIER_SLAB_BYTES_MAX && bytes <= TIER_BLOCK_MAX) {
+        tier_keeps_pages_(kind, bytes) && bytes <= TIER_BLOCK_MAX) {
         want->order =
             (int)tier_order_for_(bytes); /* what is aligned stays so */
     }

@@ -575,8 +575,8 @@ TIERALLOC_API enum tier_status tier_zones_set_watermarks(
     struct tier_zones *zones, unsigned zone, size_t min_pages, size_t low_pages,
     size_t high_pages)
 {
-    if (zone >= zones->count || min_pages > low_pages ||
-        low_pages > high_pages ||
+    if (zone >= TIER_ZONES_MAX || zone >= zones->count ||
+        min_pages > low_pages || low_pages > high_pages ||
         high_pages > zones->zone[zone].buddy.managed_pages) {
         return TIER_ERR_INVALID;
     }
@@ -591,7 +591,7 @@ TIERALLOC_API enum tier_status tier_zones_set_reserve(struct tier_zones *zones,
                                                       unsigned zone,
                                                       size_t pages)
 {
-    if (zone >= zones->count) {
+    if (zone >= TIER_ZONES_MAX || zone >= zones->count) {
         return TIER_ERR_INVALID;
     }
     zones->zone[zone].reserve_pages = pages;
@@ -1343,7 +1343,7 @@ TIERALLOC_API enum tier_status tier_zones_stats(const struct tier_zones *zones,
                                                 unsigned zone,
                                                 struct tier_zone_stats *stats)
 {
-    if (zone >= zones->count) {
+    if (zone >= TIER_ZONES_MAX || zone >= zones->count) {
         return TIER_ERR_INVALID;
     }
     const struct tier_zone *from = &zones->zone[zone];
