@@ -1827,7 +1827,8 @@ static void set_up_damage(uint32_t variant)
 static bool is_of_another_tier(unsigned kind)
 {
     return tier_kind_is_run_(kind) || kind == TIER_KIND_CACHED ||
-           kind == TIER_KIND_META || (kind & TIER_KIND_SLAB) != 0;
+           kind == TIER_KIND_HEAP || kind == TIER_KIND_META ||
+           (kind & TIER_KIND_SLAB) != 0;
 }
 
 /* True when check() sees this change of a byte, and not its undoing. */

@@ -189,6 +189,9 @@ static void random_step(uint32_t sites)
     } else if (below(4) == 0) {
         void *const moved = tier_realloc(&heap, slot[i].memory, below(3000));
 
+        if (moved == slot[i].memory) {
+            slot[i].bytes = bytes_of(moved); /* its site stays too */
+        }
         if (moved == NULL || moved == slot[i].memory) {
             return;
         }

@@ -739,13 +739,13 @@ static void tier_cpucache_give_(struct tier_cpucache *cache,
     tier_cpucache_unlock_(cache);
 }
 
-/* Give the objects of a slab that wait in a magazine to it. The lock is held. */
-static void tier_magazine_evict_(struct tier_slab *slab,
-                                 struct tier_magazine *magazine,
-                                 struct tier_slab_desc_ *desc)
+/*
+ * Give the objects of a slab that wait in [to, end) to it, and let the others
+ * move up; returns the new end. The lock is held.
+ */
+static void **tier_slots_evict_(struct tier_slab *slab, void **to, void **end,
+                                struct tier_slab_desc_ *desc)
 {
-    void **end = magazine->top;
-    void **to = magazine->floor;
     size_t index;
 
     for (void **from = to; from != end; from++) {
@@ -761,7 +761,17 @@ static void tier_magazine_evict_(struct tier_slab *slab,
             slab->refused_frees++;
         }
     }
-    TIER_POKE_(magazine->top, to);
+    return to;
+}
+
+/* Give the objects of a slab that wait in a magazine to it. The lock is held. */
+static void tier_magazine_evict_(struct tier_slab *slab,
+                                 struct tier_magazine *magazine,
+                                 struct tier_slab_desc_ *desc)
+{
+    void **top = tier_slots_evict_(slab, magazine->floor, magazine->top, desc);
+
+    TIER_POKE_(magazine->top, top);
 }
 
 #if TIERALLOC_CPUS > 1
@@ -809,6 +819,18 @@ static bool tier_depot_give_(struct tier_cpucache *cache, struct tier_cpu *cpu,
     TIERALLOC_UNLOCK(&depot->lock);
     TIER_POKE_(cpu->locks, cpu->locks + 1);
     return room;
+}
+
+/* Give the objects of a slab that wait in a depot to it. The lock is held. */
+static void tier_depot_evict_(struct tier_slab *slab, struct tier_depot *depot,
+                              struct tier_slab_desc_ *desc)
+{
+    TIERALLOC_LOCK(&depot->lock);
+    void **end =
+        tier_slots_evict_(slab, depot->slot, depot->slot + depot->count, desc);
+
+    TIER_POKE_(depot->count, (uint32_t)(end - depot->slot));
+    TIERALLOC_UNLOCK(&depot->lock);
 }
 
 /* Give all that waits in a depot to the slabs; returns how many that is. */
@@ -1130,6 +1152,15 @@ static enum tier_status tier_cpucache_judge_(struct tier_cpucache *cache,
     size_t index;
     enum tier_status status = tier_slab_locate_(desc, object, &index);
 
+#if TIERALLOC_CHECKS == 2
+    struct tier_guard_ guard;
+
+    tier_slab_guard_(cache->slab, desc->cache, &guard);
+    if (status == TIER_OK &&
+        tier_guard_is_(tier_guard_record_(&guard, object), false)) {
+        return TIER_ERR_DOUBLE_FREE; /* whatever became of its mark */
+    }
+#endif
     if (status == TIER_OK &&
         *(const tier_alias_word_ *)object ==
             tier_slab_mark_(&cache->slab->map, object) &&
@@ -1338,6 +1369,10 @@ TIER_LOCAL_ void tier_cpucache_evict_(struct tier_cpucache *cache,
     if (desc != NULL && !tier_cache_is_named_(desc->cache)) {
         tier_magazine_evict_(
             slab, &cpu->magazine[desc->cache - slab->classes + 1], desc);
+#if TIERALLOC_CPUS > 1
+        tier_depot_evict_(slab, &cache->depot[desc->cache - slab->classes],
+                          desc);
+#endif
     }
     tier_slab_discard_empty_(slab, desc);
     tier_cpucache_unlock_(cache);

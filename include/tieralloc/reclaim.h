@@ -381,12 +381,15 @@ static bool tier_reclaim_ask_(struct tier_reclaim *reclaim,
     return false;
 }
 
-TIERALLOC_API bool tier_reclaim_run(struct tier_reclaim *reclaim, size_t bytes,
-                                    tier_reclaim_attempt attempt, void *context)
+/* tier_reclaim_run; *refused says whether there was no run. */
+static bool tier_reclaim_try_run_(struct tier_reclaim *reclaim, size_t bytes,
+                                  tier_reclaim_attempt attempt, void *context,
+                                  bool *refused)
 {
     bool succeeded = false;
 
-    if (!tier_reclaim_begin_(reclaim, attempt)) {
+    *refused = !tier_reclaim_begin_(reclaim, attempt);
+    if (*refused) {
         return false;
     }
     for (struct tier_shrinker *shrinker = reclaim->first;
@@ -396,6 +399,14 @@ TIERALLOC_API bool tier_reclaim_run(struct tier_reclaim *reclaim, size_t bytes,
     }
     tier_reclaim_end_(reclaim, succeeded);
     return succeeded;
+}
+
+TIERALLOC_API bool tier_reclaim_run(struct tier_reclaim *reclaim, size_t bytes,
+                                    tier_reclaim_attempt attempt, void *context)
+{
+    bool refused;
+
+    return tier_reclaim_try_run_(reclaim, bytes, attempt, context, &refused);
 }
 
 /* The handler, to be called now; NULL when there is none, or it is busy. */

@@ -42,14 +42,17 @@ extern "C" {
 /* --- Types ---------------------------------------------------------------- */
 
 /* Flags of requests. */
-#define TIER_ZERO     0x01U /* fill the memory with zeros */
+#define TIER_ZERO     0x01U /* fill the bytes asked for with zeros */
 #define TIER_NO_RETRY 0x02U /* fail at once: look for no memory */
 #define TIER_RESERVE  0x04U /* may leave a zone fewer pages than its min */
 #define TIER_DMA      0x10U /* whole pages of the lowest zone */
 #define TIER_NORMAL   0x20U /* zone 1 or lower; as if no zone were named */
 #define TIER_HIGH     0x40U /* whole pages of any zone, the highest first */
 
-/* For callers that may not wait: from an interrupt, or under a lock. */
+/*
+ * For callers that may not wait: in an interrupt, which the lock of config.h must
+ * then keep out, or under a lock of their own.
+ */
 #define TIER_ATOMIC (TIER_NO_RETRY | TIER_RESERVE)
 
 /* Who serves requests for memory by the byte. */
@@ -124,7 +127,7 @@ struct tier_stats {
     size_t failed_no_memory; /* nothing free was large enough */
     size_t failed_too_large; /* nothing ever is */
     size_t failed_invalid;   /* an argument was outside its range */
-    size_t failed_injected;  /* a rule said so (TIERALLOC_CHECKS 2) */
+    size_t failed_injected;  /* the present rule said so (TIERALLOC_CHECKS 2) */
     size_t refused_frees;    /* frees that ended with a status */
 };
 
@@ -213,10 +216,13 @@ TIERALLOC_API enum tier_status tier_set_mode(struct tier_allocator *allocator,
  *   4. an object is given pages of its own;
  *   5. the out-of-memory handler is asked, once, and 1 is done after it.
  *
- * So a request fails only if no free memory in one piece is large enough in the
- * zones it accepts, but for what waits for other CPUs: a shrinker of cost 0 can
- * have these call tier_drain. (A new slab of a named cache needs a page besides
- * for what describes it.)
+ * A request that fails while shrinkers are asked for another one, by a callback of
+ * theirs or on another CPU, gets neither 2 nor 5.
+ *
+ * So a request fails only if no free memory in one piece, aligned as it must be,
+ * is large enough in the zones it accepts above what these keep back, but for
+ * what waits for other CPUs: a shrinker of cost 0 can have these call tier_drain.
+ * (A new slab of a named cache needs a page besides for what describes it.)
  */
 TIERALLOC_API void tier_set_fail_fast(struct tier_allocator *allocator,
                                       bool fail_fast);
@@ -243,7 +249,8 @@ TIERALLOC_API void tier_set_oom_handler(struct tier_allocator *allocator,
  * zones.h. The min of a zone is the reserve for requests with TIER_RESERVE. The
  * callback runs under the lock and must not call the allocator.
  *
- * Return TIER_OK, or TIER_ERR_INVALID as there, and before there is a region.
+ * Return TIER_OK, or TIER_ERR_INVALID as there, and before there is a map: that is
+ * there from tier_init or the first region on. tier_set_zones forgets them.
  */
 TIERALLOC_API enum tier_status tier_set_watermarks(
     struct tier_allocator *allocator, unsigned zone, size_t min_pages,
@@ -338,10 +345,11 @@ TIERALLOC_API enum tier_status tier_alloc_bulk(struct tier_allocator *allocator,
  *
  * In place stays what keeps its size class; pages as far as those behind are
  * free; in the simple heap likewise. Contents up to the smaller size are kept.
- * What tier_alloc_pages gave stays a block, aligned to its own size, while more
- * than a page is wanted; otherwise the alignment is that of tier_alloc:
- * tier_realloc_aligned keeps another one. What moves comes from the zones that
- * tier_alloc uses. At TIERALLOC_CHECKS 2 objects always move.
+ * What tier_alloc_pages gave stays a block, aligned to its own size; otherwise the
+ * alignment is that of tier_alloc: tier_realloc_aligned keeps another one. Pages
+ * of another zone than objects come from stay there while they shrink; what has
+ * to move goes where tier_alloc would put it. At TIERALLOC_CHECKS 2 objects
+ * always move.
  * `memory` NULL allocates; `bytes` 0 counts as 1 and never frees. Shrinking never
  * fails.
  *
@@ -480,8 +488,8 @@ TIERALLOC_API enum tier_status tier_tx_free(struct tier_tx *tx,
 
 /*
  * Make *source give pages of this allocator, for a log that grows (see
- * tier_tx_begin_growing) or a slab tier of one's own. They are runs in use until
- * its release.
+ * tier_tx_begin_growing) or a slab tier with a map of its own. They are runs in
+ * use until its release.
  */
 TIERALLOC_API void tier_source(struct tier_allocator *allocator,
                                struct tier_page_source *source);
@@ -1385,6 +1393,7 @@ TIER_NOINLINE_ static bool tier_recover_(struct tier_want_ *want)
     struct tier_reclaim *reclaim = &allocator->reclaim;
     bool quick =
         TIER_PEEK_(allocator->fail_fast) || (want->flags & TIER_NO_RETRY) != 0;
+    bool busy = false; /* shrinkers are being asked for another request */
 
     if (!quick) {
         TIERALLOC_LOCK(&allocator->lock);
@@ -1392,8 +1401,8 @@ TIER_NOINLINE_ static bool tier_recover_(struct tier_want_ *want)
         TIERALLOC_UNLOCK(&allocator->lock);
         tier_join_(allocator, want->order >= 0);
         if (tier_attempt_(want) || tier_tidy_and_attempt_(want) ||
-            tier_reclaim_run(reclaim, want->bytes, tier_tidy_and_attempt_,
-                             want)) {
+            tier_reclaim_try_run_(reclaim, want->bytes, tier_tidy_and_attempt_,
+                                  want, &busy)) {
             return true;
         }
     }
@@ -1405,7 +1414,7 @@ TIER_NOINLINE_ static bool tier_recover_(struct tier_want_ *want)
     }
     want->alone = true;
     return tier_attempt_(want) ||
-           (!quick && tier_reclaim_oom(reclaim, want->bytes) &&
+           (!quick && !busy && tier_reclaim_oom(reclaim, want->bytes) &&
             tier_tidy_and_attempt_(want));
 }
 
@@ -1414,21 +1423,29 @@ TIER_NOINLINE_ static bool tier_recover_(struct tier_want_ *want)
 /* Requests after which the recent ones count half. */
 #define TIER_RECENT_ 1024
 
-/* Count a request that no magazine served; false when it is to fail. */
-static bool tier_count_(struct tier_want_ *want)
+/* Count a request among all and the recent ones. The lock is held. */
+TIER_INLINE_ void tier_count_recent_(struct tier_allocator *allocator)
+{
+    allocator->requests++;
+    allocator->recent_requests++;
+    if (TIER_UNLIKELY_(allocator->recent_requests >= TIER_RECENT_)) {
+        allocator->recent_requests /= 2;
+        allocator->recent_failures /= 2;
+    }
+}
+
+/* Count a request; false when it is to fail. One that is refused is not made to. */
+static bool tier_count_(struct tier_want_ *want, bool refused)
 {
     struct tier_allocator *allocator = want->allocator;
     bool fails = false;
 
     TIERALLOC_LOCK(&allocator->lock);
-    allocator->requests++;
-    allocator->recent_requests++;
-    while (TIER_UNLIKELY_(allocator->recent_requests >= TIER_RECENT_)) {
-        allocator->recent_requests /= 2;
-        allocator->recent_failures /= 2;
-    }
+    tier_count_recent_(allocator);
 #if TIERALLOC_CHECKS == 2
-    fails = tier_injector_hit(&allocator->injector, want->site);
+    fails = !refused && tier_injector_hit(&allocator->injector, want->site);
+#else
+    (void)refused;
 #endif
     TIERALLOC_UNLOCK(&allocator->lock);
     return !fails;
@@ -1466,12 +1483,15 @@ TIER_INLINE_ enum tier_status tier_judge_(const struct tier_want_ *want)
                : TIER_OK;
 }
 
+/* Flags that no request may have: it ends with TIER_ERR_INVALID, and counts. */
+#define TIER_WANT_INVALID_ (~0U)
+
 /* Meet a request: the memory is in want->memory, not yet zeroed. */
 static enum tier_status tier_obtain_(struct tier_want_ *want)
 {
     struct tier_allocator *allocator = want->allocator;
     enum tier_status status = tier_judge_(want);
-    bool counted = tier_count_(want);
+    bool counted = tier_count_(want, status != TIER_OK);
 
     if (TIER_UNLIKELY_(status != TIER_OK)) {
         return tier_fail_(allocator, status, false);
@@ -1498,8 +1518,7 @@ TIER_INLINE_ void *tier_take_run_(struct tier_allocator *allocator,
                                         allocator->zones.count > 1);
     }
     if (TIER_LIKELY_(run != NULL)) {
-        allocator->requests++;
-        allocator->recent_requests++;
+        tier_count_recent_(allocator);
         allocator->live_blocks++;
         allocator->live_pages += pages;
         tier_note_peak_(allocator, 0);
@@ -1590,10 +1609,12 @@ TIERALLOC_API enum tier_status tier_try_alloc(struct tier_allocator *allocator,
     return tier_try_alloc_at_(allocator, bytes, flags, out, TIER_SITE_());
 }
 
-/* Have a request be for memory at an alignment, a power of two. */
+/* Have a request be for memory at an alignment, or fail if it is none. */
 static void tier_want_align_(struct tier_want_ *want, size_t alignment)
 {
-    if (alignment > TIER_PAGE_SIZE) {
+    if (alignment == 0 || (alignment & (alignment - 1)) != 0) {
+        want->flags = TIER_WANT_INVALID_;
+    } else if (alignment > TIER_PAGE_SIZE) {
         want->bytes = want->bytes < alignment ? alignment : want->bytes;
         if (want->bytes <= TIER_BLOCK_MAX) {
             want->order = (int)tier_order_for_(want->bytes);
@@ -1610,10 +1631,6 @@ static void *tier_alloc_aligned_at_(struct tier_allocator *allocator,
 {
     struct tier_want_ want;
 
-    if (alignment == 0 || (alignment & (alignment - 1)) != 0) {
-        (void)tier_fail_(allocator, TIER_ERR_INVALID, false);
-        return NULL;
-    }
     tier_want_init_(&want, allocator, bytes, 0, site);
     tier_want_align_(&want, alignment);
     (void)tier_obtain_(&want);
@@ -1762,7 +1779,10 @@ TIER_NOINLINE_ static enum tier_status tier_free_closely_(
     return status;
 }
 
-/* Free pages whose zone is not low; false when they are not such. */
+/*
+ * Free pages whose zone is not low; false when they are not such. `kind` is what
+ * they were: with other CPUs about it counts what they are under the lock.
+ */
 TIER_INLINE_ bool tier_free_pages_quickly_(struct tier_allocator *allocator,
                                            void *memory, unsigned kind)
 {
@@ -1773,6 +1793,9 @@ TIER_INLINE_ bool tier_free_pages_quickly_(struct tier_allocator *allocator,
     TIERALLOC_LOCK(&allocator->lock);
     zone = tier_zones_calm_at_(&allocator->zones, memory, &index);
     if (TIER_LIKELY_(zone != NULL)) {
+#if TIERALLOC_LOCKING
+        kind = zone->buddy.map.kind[index];
+#endif
         pages = tier_zone_pages_at_(zone, index, kind);
     }
     if (TIER_LIKELY_(pages != 0)) {
@@ -1988,12 +2011,16 @@ static bool tier_resize_pages_(struct tier_allocator *allocator, void *memory,
     return status == TIER_OK;
 }
 
-/* True when pages that are to hold so many bytes should be pages, and of a kind.*/
-static bool tier_keeps_pages_(unsigned kind, size_t bytes)
+/*
+ * True when pages stay pages however small they become: a block, which is
+ * aligned, and what lies in another zone than objects do.
+ */
+static bool tier_stays_pages_(const struct tier_allocator *allocator,
+                              const void *memory, unsigned kind)
 {
-    return bytes > TIER_SLAB_BYTES_MAX ||
-           ((kind & TIER_KIND_MASK) == TIER_KIND_BLOCK &&
-            bytes > TIER_PAGE_SIZE);
+    return (kind & TIER_KIND_MASK) == TIER_KIND_BLOCK ||
+           tier_zones_zone_of(&allocator->zones, memory) !=
+               (int)tier_zone_for_(allocator, 0);
 }
 
 /* Resize an allocation of `old` usable bytes where it is; false: move it. */
@@ -2015,7 +2042,8 @@ static bool tier_resize_(struct tier_allocator *allocator, void *memory,
         allocator->heap_bytes +=
             tier_heap_usable_size(&allocator->heap, memory) - old;
     } else {
-        done = tier_keeps_pages_(kind, bytes) &&
+        done = (bytes > TIER_SLAB_BYTES_MAX ||
+                tier_stays_pages_(allocator, memory, kind)) &&
                tier_resize_pages_(allocator, memory, bytes);
     }
     TIERALLOC_UNLOCK(&allocator->lock);
@@ -2054,8 +2082,7 @@ static void *tier_move_(struct tier_want_ *want, void *memory, size_t old,
     unsigned kind = tier_kind_(allocator, memory);
     void *moved;
 
-    if ((kind & TIER_KIND_MASK) == TIER_KIND_BLOCK &&
-        tier_keeps_pages_(kind, bytes) && bytes <= TIER_BLOCK_MAX) {
+    if ((kind & TIER_KIND_MASK) == TIER_KIND_BLOCK && bytes <= TIER_BLOCK_MAX) {
         want->order =
             (int)tier_order_for_(bytes); /* what is aligned stays so */
     }
@@ -2078,6 +2105,7 @@ static void *tier_realloc_at_(struct tier_want_ *want, void *memory)
 {
     struct tier_allocator *allocator = want->allocator;
 
+    want->bytes += want->bytes == 0; /* that one byte is kept */
     if (memory == NULL) {
         (void)tier_obtain_(want);
         return want->memory;
@@ -2112,12 +2140,11 @@ TIERALLOC_API void *tier_realloc_aligned(struct tier_allocator *allocator,
 {
     struct tier_want_ want;
 
-    if (alignment == 0 || (alignment & (alignment - 1)) != 0) {
-        (void)tier_fail_(allocator, TIER_ERR_INVALID, false);
-        return NULL;
-    }
     tier_want_init_(&want, allocator, bytes, 0, TIER_SITE_());
     tier_want_align_(&want, alignment);
+    if (want.flags == TIER_WANT_INVALID_) {
+        memory = NULL;
+    }
     return tier_realloc_at_(&want, memory);
 }
 
@@ -2162,6 +2189,9 @@ TIERALLOC_API void *tier_alloc_from(struct tier_allocator *allocator,
     tier_want_init_(&want, allocator, cache->base.object_bytes, 0,
                     TIER_SITE_());
     want.cache = cache;
+    if (TIER_UNLIKELY_(cache->base.slab != &allocator->slab)) {
+        want.flags = TIER_WANT_INVALID_; /* it is another allocator's */
+    }
     (void)tier_obtain_(&want);
     return want.memory;
 }
@@ -2174,7 +2204,10 @@ static void tier_tx_undo_alloc_(void *context, void *object)
     (void)tier_free_at_((struct tier_allocator *)context, object, TIER_SITE_());
 }
 
-/* Undo an allocation that made a slab or an area: that goes back too. */
+/*
+ * Undo an allocation that took pages: what it made goes back, not into a cache,
+ * and free runs become blocks again.
+ */
 static void tier_tx_undo_grow_(void *context, void *object)
 {
     struct tier_allocator *allocator = (struct tier_allocator *)context;
@@ -2188,13 +2221,7 @@ static void tier_tx_undo_grow_(void *context, void *object)
         (void)tier_heap_trim(&allocator->heap);
         TIERALLOC_UNLOCK(&allocator->lock);
     }
-}
-
-/* The same where a block was lent for it: free runs become blocks again. */
-static void tier_tx_undo_lend_(void *context, void *object)
-{
-    tier_tx_undo_grow_(context, object);
-    tier_join_((struct tier_allocator *)context, true);
+    tier_join_(allocator, true);
 }
 
 /* What tells whether a request took pages to make room for more than itself. */
@@ -2240,11 +2267,9 @@ static enum tier_status tier_tx_obtain_(struct tier_tx *tx,
         return status;
     }
     tier_grown_(allocator, &after);
-    if (before.lent_pages != after.lent_pages ||
+    if (before.slabs != after.slabs || before.heap_pages != after.heap_pages ||
+        before.lent_pages != after.lent_pages ||
         before.recoveries != after.recoveries) {
-        undo = tier_tx_undo_lend_;
-    } else if (before.slabs != after.slabs ||
-               before.heap_pages != after.heap_pages) {
         undo = tier_tx_undo_grow_;
     }
     *out = want->memory;
@@ -2408,6 +2433,11 @@ static void tier_stats_own_(const struct tier_allocator *allocator,
         allocator->refused_frees + allocator->slab.refused_frees;
 }
 
+TIER_INLINE_ size_t tier_least_(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
 TIERALLOC_API void tier_stats(struct tier_allocator *allocator,
                               struct tier_stats *stats)
 {
@@ -2419,14 +2449,17 @@ TIERALLOC_API void tier_stats(struct tier_allocator *allocator,
     tier_stats_own_(allocator, stats);
     tier_slab_stats(&allocator->slab, &objects);
     tier_cpucache_stats(&allocator->cache, &waiting);
-    TIERALLOC_UNLOCK(&allocator->lock);
-    stats->waiting_objects = waiting.waiting_objects;
-    stats->waiting_bytes = waiting.waiting_bytes;
-    stats->live_objects = objects.live_objects - waiting.waiting_objects;
     stats->heap_objects = allocator->heap_objects;
-    stats->live_bytes = objects.live_bytes - waiting.waiting_bytes +
-                        allocator->heap_bytes +
-                        stats->live_pages * TIER_PAGE_SIZE;
+    stats->live_bytes =
+        allocator->heap_bytes + stats->live_pages * TIER_PAGE_SIZE;
+    TIERALLOC_UNLOCK(&allocator->lock);
+    /* What moves between CPUs just now may be counted twice. */
+    stats->waiting_objects =
+        tier_least_(waiting.waiting_objects, objects.live_objects);
+    stats->waiting_bytes =
+        tier_least_(waiting.waiting_bytes, objects.live_bytes);
+    stats->live_objects = objects.live_objects - stats->waiting_objects;
+    stats->live_bytes += objects.live_bytes - stats->waiting_bytes;
 }
 
 /* True when the simple heap holds what is counted. */
