@@ -161,7 +161,8 @@
 
 /*
  * CPUs that cpucache.h keeps objects ready for; 0 turns these caches off: then
- * each call has a hard bound. Above 1, TIERALLOC_LOCKING must be 1, and
+ * each call for an object has a hard bound, unless memory is looked for (see
+ * tier_set_fail_fast). Above 1, TIERALLOC_LOCKING must be 1, and
  * TIERALLOC_CPU() must be defined: the number of the CPU that runs, 0 to
  * TIERALLOC_CPUS - 1. [layout]
  */

@@ -206,8 +206,9 @@ TIERALLOC_API enum tier_status tier_set_mode(struct tier_allocator *allocator,
 
 /*
  * With fail_fast, a request that nothing can meet as it is fails at once, as with
- * TIER_NO_RETRY: after 3 and 4 of what follows, which are O(1). Without, which is
- * the default, memory is looked for in this order, until the request is met:
+ * TIER_NO_RETRY: after 3 and 4 of what follows, which are O(1) but for a look at
+ * the free runs of about the wanted length. Without, which is the default, memory
+ * is looked for in this order, until the request is met:
  *
  *   1. free pages join, and then what waits for this CPU and between CPUs goes
  *      back to the slabs, empty slabs and parts of the heap become pages;
@@ -2100,8 +2101,9 @@ static void *tier_move_(struct tier_want_ *want, void *memory, size_t old,
     return moved;
 }
 
-/* Resize as a request says, on behalf of its caller. */
-static void *tier_realloc_at_(struct tier_want_ *want, void *memory)
+/* Resize as a request says, keeping an alignment, on behalf of its caller. */
+static void *tier_realloc_at_(struct tier_want_ *want, void *memory,
+                              size_t alignment)
 {
     struct tier_allocator *allocator = want->allocator;
 
@@ -2111,8 +2113,6 @@ static void *tier_realloc_at_(struct tier_want_ *want, void *memory)
         return want->memory;
     }
     size_t old = tier_usable_size(allocator, memory);
-    size_t alignment =
-        want->order < 0 ? want->alignment : TIER_PAGE_SIZE << want->order;
 
     if (old == 0) {
         return NULL;
@@ -2131,7 +2131,7 @@ TIERALLOC_API void *tier_realloc(struct tier_allocator *allocator, void *memory,
     struct tier_want_ want;
 
     tier_want_init_(&want, allocator, bytes, 0, TIER_SITE_());
-    return tier_realloc_at_(&want, memory);
+    return tier_realloc_at_(&want, memory, 1);
 }
 
 TIERALLOC_API void *tier_realloc_aligned(struct tier_allocator *allocator,
@@ -2145,7 +2145,7 @@ TIERALLOC_API void *tier_realloc_aligned(struct tier_allocator *allocator,
     if (want.flags == TIER_WANT_INVALID_) {
         memory = NULL;
     }
-    return tier_realloc_at_(&want, memory);
+    return tier_realloc_at_(&want, memory, alignment);
 }
 
 /* --- Named caches --- */
