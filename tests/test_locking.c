@@ -9,46 +9,8 @@
  */
 #define TIERALLOC_IMPLEMENTATION
 
-#include <criterion/criterion.h>
+#include "locks.h"
 
-/* A lock that counts, and refuses to be taken twice. */
-struct counting_lock {
-    unsigned inits;
-    unsigned locks;
-    unsigned unlocks;
-};
-
-/* Locks held just now, of all there are. */
-static unsigned held;
-
-static void counting_init(struct counting_lock *lock)
-{
-    lock->inits = 1;
-    lock->locks = 0;
-    lock->unlocks = 0;
-}
-
-static void counting_lock(struct counting_lock *lock)
-{
-    cr_assert_eq(lock->inits, 1U, "taken before it is made");
-    cr_assert_eq(lock->locks, lock->unlocks, "taken while held");
-    cr_assert_eq(held, 0U, "taken while another is held");
-    held++;
-    lock->locks++;
-}
-
-static void counting_unlock(struct counting_lock *lock)
-{
-    lock->unlocks++;
-    held--;
-    cr_assert_eq(lock->locks, lock->unlocks, "released while not held");
-}
-
-#define TIERALLOC_LOCKING         1
-#define TIERALLOC_LOCK_TYPE       struct counting_lock
-#define TIERALLOC_LOCK_INIT(lock) counting_init(lock)
-#define TIERALLOC_LOCK(lock)      counting_lock(lock)
-#define TIERALLOC_UNLOCK(lock)    counting_unlock(lock)
 #include "support.h"
 
 #include <tieralloc/tieralloc.h>

@@ -6,49 +6,8 @@
  */
 #define TIERALLOC_IMPLEMENTATION
 
-#include <criterion/criterion.h>
+#include "locks.h"
 
-/* A lock that counts, and refuses to be taken twice. */
-struct counting_lock {
-    unsigned inits;
-    unsigned locks;
-    unsigned unlocks;
-};
-
-/* Called after each release of the lock: another CPU, or NULL. */
-static void (*after_unlock)(void);
-
-static void counting_init(struct counting_lock *lock)
-{
-    lock->inits = 1;
-    lock->locks = 0;
-    lock->unlocks = 0;
-}
-
-static void counting_lock(struct counting_lock *lock)
-{
-    cr_assert_eq(lock->locks, lock->unlocks, "taken while held");
-    lock->locks++;
-}
-
-static void counting_unlock(struct counting_lock *lock)
-{
-    void (*const other)(void) = after_unlock;
-
-    lock->unlocks++;
-    cr_assert_eq(lock->locks, lock->unlocks, "released while not held");
-    if (other != NULL) {
-        after_unlock = NULL;
-        other();
-        after_unlock = other;
-    }
-}
-
-#define TIERALLOC_LOCKING         1
-#define TIERALLOC_LOCK_TYPE       struct counting_lock
-#define TIERALLOC_LOCK_INIT(lock) counting_init(lock)
-#define TIERALLOC_LOCK(lock)      counting_lock(lock)
-#define TIERALLOC_UNLOCK(lock)    counting_unlock(lock)
 #include "support.h"
 
 #include <tieralloc/mempool.h>
