@@ -38,7 +38,7 @@ enum tier_status {
     TIER_ERR_OVERFLOW = -5,   /* base + bytes passes the end of memory */
     TIER_ERR_OVERLAP = -6,    /* the region overlaps pages held already */
     TIER_ERR_METADATA = -7,   /* the memory given for metadata is too small */
-    TIER_ERR_IN_USE = -8,     /* pages to be taken are not all free */
+    TIER_ERR_IN_USE = -8,     /* what is to go, or to change, is in use now */
     TIER_ERR_FOREIGN = -9,    /* the address was never given out from here */
     TIER_ERR_INTERIOR = -10,  /* the address is inside an allocation */
     TIER_ERR_DOUBLE_FREE = -11, /* the allocation is free already */
@@ -142,7 +142,7 @@ TIERALLOC_API const char *tier_status_text(enum tier_status status)
     case TIER_ERR_METADATA:
         return "metadata: the memory given for the page map is too small";
     case TIER_ERR_IN_USE:
-        return "in use: not every page of the range is free";
+        return "in use: what is to go, or to change, is in use just now";
     case TIER_ERR_FOREIGN:
         return "foreign: the address was not given out by this allocator";
     case TIER_ERR_INTERIOR:

@@ -52,7 +52,7 @@ struct tier_health {
     unsigned reasons;       /* TIER_REASON_* that hold */
     unsigned critical;      /* of these, those that make the verdict critical */
     unsigned used_permille; /* of the managed pages, in use or kept */
-    unsigned failed_permille;   /* of recent requests, failed */
+    unsigned failed_permille;   /* of recent requests, without memory */
     unsigned unusable_permille; /* of the free pages, in pieces too small */
     int fragmentation;          /* see tier_health */
     unsigned waiting_permille;  /* of the managed pages, kept without use */

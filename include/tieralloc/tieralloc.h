@@ -85,7 +85,7 @@ struct tier_allocator {
     size_t peak_used_pages; /* most in use since a region came or went */
     size_t requests;        /* that no magazine could serve */
     size_t recent_requests; /* the same, halved now and then */
-    size_t recent_failures; /* of these, failed; halved with them */
+    size_t recent_failures; /* of these, for want of memory; halved too */
     size_t recoveries;      /* requests for which memory was looked for */
     size_t failed_no_memory;
     size_t failed_too_large;
@@ -1457,7 +1457,7 @@ TIER_NOINLINE_ static enum tier_status tier_fail_(
     struct tier_allocator *allocator, enum tier_status status, bool injected)
 {
     TIERALLOC_LOCK(&allocator->lock);
-    allocator->recent_failures++;
+    allocator->recent_failures += status == TIER_ERR_NO_MEMORY;
     if (status == TIER_ERR_INVALID) {
         allocator->failed_invalid++;
     } else if (status == TIER_ERR_TOO_LARGE) {
