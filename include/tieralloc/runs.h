@@ -574,21 +574,15 @@ static void tier_run_yield_(struct tier_runs *runs, size_t bin)
 }
 
 /*
- * Give one free run back that holds a block of an order wherever it begins, being
- * nearly twice as long; false when there is none. O(TIERALLOC_MAX_ORDER).
+ * The first bin with a free run that holds a block of an order wherever it begins,
+ * being nearly twice as long; TIER_RUN_BINS when there is none.
  */
-TIER_LOCAL_ bool tier_runs_yield_(struct tier_runs *runs, unsigned order)
+TIER_LOCAL_ size_t tier_run_bin_around_(const struct tier_runs *runs,
+                                        unsigned order)
 {
     size_t bin = tier_run_bin_above_(tier_order_pages_(order) * 2 - 1);
 
-    if (bin < TIER_RUN_BINS) {
-        bin = tier_run_first_bin_(runs, bin);
-    }
-    if (bin >= TIER_RUN_BINS) {
-        return false;
-    }
-    tier_run_yield_(runs, bin);
-    return true;
+    return bin < TIER_RUN_BINS ? tier_run_first_bin_(runs, bin) : bin;
 }
 
 TIERALLOC_API size_t tier_runs_trim(struct tier_runs *runs)

@@ -740,14 +740,14 @@ struct tier_zone_request_ {
 };
 
 /*
- * True when a zone has a block; if it needs what its runs have, a long one is
- * taken from them, or unless it is to be quick, they are trimmed.
+ * True when a zone has a block, or a free run that is long enough to hold it. If
+ * it needs what many runs have, and unless it is to be quick, they are trimmed.
  */
 static bool tier_zone_has_block_(struct tier_zone *zone, unsigned order,
                                  bool quick)
 {
     if (zone->buddy.orders >> order != 0 ||
-        tier_runs_yield_(&zone->runs, order)) {
+        tier_run_bin_around_(&zone->runs, order) < TIER_RUN_BINS) {
         return true;
     }
     if (quick || zone->runs.free_pages == 0 ||
@@ -835,6 +835,15 @@ static void tier_zones_count_(struct tier_zones *zones,
     }
 }
 
+/* Take a block that a zone has, out of a free run if need be. */
+static void *tier_zone_take_block_(struct tier_zone *zone, unsigned order)
+{
+    if (zone->buddy.orders >> order == 0) {
+        tier_run_yield_(&zone->runs, tier_run_bin_around_(&zone->runs, order));
+    }
+    return tier_buddy_alloc(&zone->buddy, order);
+}
+
 /* Serve a request where a mark may be crossed, or elsewhere than asked for. */
 static void *tier_zones_take_low_(struct tier_zones *zones,
                                   const struct tier_zone_request_ *request)
@@ -851,7 +860,7 @@ static void *tier_zones_take_low_(struct tier_zones *zones,
     struct tier_zone *zone = &zones->zone[at];
     void *memory = request->is_run
                        ? tier_runs_alloc(&zone->runs, request->pages)
-                       : tier_buddy_alloc(&zone->buddy, request->order);
+                       : tier_zone_take_block_(zone, request->order);
 
     zone->fallbacks += (unsigned)at != request->highest;
     tier_zones_settle_(zones, (unsigned)at);
