@@ -668,23 +668,26 @@ static void tier_init_tiers_(struct tier_allocator *allocator)
 /* Set what is neither a tier nor the map. */
 static void tier_init_counters_(struct tier_allocator *allocator)
 {
+    size_t none = 0;
+
+    TIER_OPAQUE_(none); /* or all of this would be a call of memset */
     allocator->mode = TIER_TWO_TIER;
     allocator->fail_fast = false;
     allocator->source_flags = 0;
-    allocator->live_blocks = 0;
-    allocator->live_pages = 0;
-    allocator->heap_pages = 0;
-    allocator->heap_objects = 0;
-    allocator->heap_bytes = 0;
-    allocator->peak_used_pages = 0;
-    allocator->requests = 0;
-    allocator->recent_requests = 0;
-    allocator->recent_failures = 0;
-    allocator->recoveries = 0;
-    allocator->failed_no_memory = 0;
-    allocator->failed_too_large = 0;
-    allocator->failed_invalid = 0;
-    allocator->refused_frees = 0;
+    allocator->live_blocks = none;
+    allocator->live_pages = none;
+    allocator->heap_pages = none;
+    allocator->heap_objects = none;
+    allocator->heap_bytes = none;
+    allocator->peak_used_pages = none;
+    allocator->requests = none;
+    allocator->recent_requests = none;
+    allocator->recent_failures = none;
+    allocator->recoveries = none;
+    allocator->failed_no_memory = none;
+    allocator->failed_too_large = none;
+    allocator->failed_invalid = none;
+    allocator->refused_frees = none;
 #if TIERALLOC_CHECKS == 2
     tier_injector_set(&allocator->injector, NULL);
 #endif
@@ -2392,6 +2395,7 @@ static void tier_stats_pages_(const struct tier_allocator *allocator,
     stats->largest_free_order = -1;
     for (unsigned order = 0; order <= TIERALLOC_MAX_ORDER; order++) {
         stats->free_blocks[order] = 0;
+        TIER_OPAQUE_(order);
         for (unsigned i = 0; i < allocator->zones.count; i++) {
             stats->free_blocks[order] +=
                 allocator->zones.zone[i].buddy.lists[order].blocks;
