@@ -1069,12 +1069,14 @@ Test(inspect, health_counts_the_empty_slabs_of_named_caches)
 /* A slab that is not current, and a part of the heap. */
 Test(inspect, health_counts_each_kind_of_kept_memory)
 {
+    size_t count = 0;
+
     set_up_all();
     while (inode.base.slabs < 2) {
-        slot[inode.base.live].memory = tier_alloc_from(&heap, &inode);
+        slot[count++].memory = tier_alloc_from(&heap, &inode);
     }
     const size_t slab = pages_of_current(&inode);
-    void *const last = slot[inode.base.live - 1].memory;
+    void *const last = slot[count - 1].memory;
     const unsigned before = health_of().waiting_permille;
 
     cr_assert_eq(before, 0U);
@@ -1092,7 +1094,7 @@ Test(inspect, health_counts_each_kind_of_kept_memory)
     cr_assert_eq(tier_free(&heap, last), TIER_OK);
     cr_assert_eq(health_of().waiting_permille,
                  (unsigned)((area + slab) * 1000 / managed));
-    slot[inode.base.live].memory = NULL;
+    slot[count - 1].memory = NULL;
 
     /* It is used again; and now the other slab becomes empty. */
     slot[SLOTS - 1].memory = tier_alloc_from(&heap, &inode);
