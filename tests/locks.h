@@ -19,7 +19,7 @@ struct counting_lock {
 };
 
 /* Locks held just now, of all there are. */
-static unsigned held;
+static unsigned locks_held;
 
 /* Called after each release of a lock: another CPU, or NULL. */
 static void (*after_unlock)(void);
@@ -35,8 +35,8 @@ static void counting_lock(struct counting_lock *lock)
 {
     cr_assert_eq(lock->inits, 1U, "taken before it is made");
     cr_assert_eq(lock->locks, lock->unlocks, "taken while held");
-    cr_assert_eq(held, 0U, "taken while another is held");
-    held++;
+    cr_assert_eq(locks_held, 0U, "taken while another is held");
+    locks_held++;
     lock->locks++;
 }
 
@@ -45,7 +45,7 @@ static void counting_unlock(struct counting_lock *lock)
     void (*const other)(void) = after_unlock;
 
     lock->unlocks++;
-    held--;
+    locks_held--;
     cr_assert_eq(lock->locks, lock->unlocks, "released while not held");
     if (other != NULL) {
         after_unlock = NULL;

@@ -28,7 +28,7 @@ static unsigned reclaims_before;
 
 static void set_up(void)
 {
-    held = 0;
+    locks_held = 0;
     heap.lock.inits = 0;
     heap.reclaim.lock.inits = 0;
     cr_assert_eq(tier_init(&heap, (uintptr_t)arena, ARENA_BYTES, NULL, 0),
@@ -47,7 +47,7 @@ static void set_up(void)
 /* No call may leave a lock held. */
 static void expect_even(void)
 {
-    cr_assert_eq(held, 0U);
+    cr_assert_eq(locks_held, 0U);
     cr_assert_eq(heap.lock.locks, heap.lock.unlocks);
     cr_assert_eq(heap.reclaim.lock.locks, heap.reclaim.lock.unlocks);
 }
