@@ -1661,17 +1661,26 @@ TIERALLOC_API void *tier_calloc(struct tier_allocator *allocator, size_t count,
     return memory;
 }
 
+/* A request for a block; one of too high an order is too large. */
+static void tier_want_block_(struct tier_want_ *want,
+                             struct tier_allocator *allocator, unsigned order,
+                             unsigned flags, uintptr_t site)
+{
+    bool large = order > TIERALLOC_MAX_ORDER;
+
+    tier_want_init_(want, allocator, large ? SIZE_MAX : TIER_PAGE_SIZE << order,
+                    flags, site);
+    want->order = large ? 0 : (int)order;
+}
+
 /* Allocate a block, on behalf of a caller. */
 static enum tier_status tier_alloc_pages_at_(struct tier_allocator *allocator,
                                              unsigned order, unsigned flags,
                                              void **out, uintptr_t site)
 {
     struct tier_want_ want;
-    bool large = order > TIERALLOC_MAX_ORDER;
 
-    tier_want_init_(&want, allocator,
-                    large ? SIZE_MAX : TIER_PAGE_SIZE << order, flags, site);
-    want.order = large ? 0 : (int)order;
+    tier_want_block_(&want, allocator, order, flags, site);
     enum tier_status status = tier_obtain_(&want);
 
     *out = want.memory;
@@ -2327,12 +2336,8 @@ TIERALLOC_API enum tier_status tier_tx_alloc_pages(
     unsigned flags, void **out)
 {
     struct tier_want_ want;
-    bool large = order > TIERALLOC_MAX_ORDER;
 
-    tier_want_init_(&want, allocator,
-                    large ? SIZE_MAX : TIER_PAGE_SIZE << order, flags,
-                    TIER_SITE_());
-    want.order = large ? 0 : (int)order;
+    tier_want_block_(&want, allocator, order, flags, TIER_SITE_());
     return tier_tx_obtain_(tx, &want, out);
 }
 
